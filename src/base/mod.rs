@@ -1,0 +1,1 @@
+//! Ids, clock, atomic files, errors' small change.

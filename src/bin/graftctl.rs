@@ -1,0 +1,2 @@
+//! The client command.
+fn main() {}

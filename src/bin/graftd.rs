@@ -1,0 +1,2 @@
+//! The daemon and its local commands.
+fn main() {}

@@ -1,0 +1,7 @@
+//! graftd keeps a pretrained image network on a small device, teaches it new classes from labelled
+//! photographs, and answers over gRPC what is in a picture, how sure it is, and where it looked.
+//!
+//! The modules are layers: each may import only from those listed below it. `tests/layers.rs`
+//! reads the `use` lines and fails on an upward import.
+
+pub mod base;
