@@ -1,1 +1,7 @@
-//! Ids, clock, atomic files, errors' small change.
+//! Small change that every layer needs: names, digests, the clock, cancellation, durable files.
+
+pub mod atomic;
+pub mod cancel;
+pub mod clock;
+pub mod digest;
+pub mod name;

@@ -1,0 +1,90 @@
+//! A flag that long work looks at, so that it can be told to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Asks work to stop, by hand or at a deadline. Clones share the flag.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel {
+    asked: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+}
+
+/// The work was told to stop before it had finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cancelled {
+    /// The caller hung up or asked for it.
+    #[error("cancelled by the caller")]
+    ByCaller,
+    /// The deadline passed.
+    #[error("the deadline passed before the work was done")]
+    DeadlineExceeded,
+}
+
+impl Cancel {
+    /// A flag that also counts as raised once `deadline` has passed.
+    pub fn with_deadline(deadline: Option<Instant>) -> Self {
+        Self { asked: Arc::default(), deadline }
+    }
+
+    /// Raises the flag for every clone.
+    pub fn cancel(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// The moment after which [`Cancel::check`] fails, if there is one.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// To be called between steps of at most a few tens of milliseconds.
+    ///
+    /// # Errors
+    /// Says which of the two reasons to stop holds.
+    pub fn check(&self) -> Result<(), Cancelled> {
+        if self.asked.load(Ordering::Relaxed) {
+            return Err(Cancelled::ByCaller);
+        }
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => Err(Cancelled::DeadlineExceeded),
+            _ => Ok(()),
+        }
+    }
+
+    /// Raises the flag when the returned guard is dropped: a caller that hangs up drops its future,
+    /// the future drops the guard, and the work stops.
+    pub fn on_drop(&self) -> CancelOnDrop {
+        CancelOnDrop(self.clone())
+    }
+}
+
+/// See [`Cancel::on_drop`].
+#[derive(Debug)]
+pub struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_sees_that_the_flag_was_raised() {
+        let cancel = Cancel::default();
+        let clone = cancel.clone();
+        assert_eq!(clone.check(), Ok(()));
+        drop(cancel.on_drop());
+        assert_eq!(clone.check(), Err(Cancelled::ByCaller));
+    }
+
+    #[test]
+    fn a_deadline_in_the_past_counts_as_raised() {
+        let cancel = Cancel::with_deadline(Some(Instant::now()));
+        assert_eq!(cancel.check(), Err(Cancelled::DeadlineExceeded));
+    }
+}
