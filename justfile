@@ -1,0 +1,50 @@
+# Work on graftd. `just` alone lists what there is; every recipe is also a plain command.
+
+python := env("GRAFTD_PYTHON", ".venv/bin/python")
+
+# List the recipes.
+default:
+    @just --list --unsorted
+
+# Run every test. Networks and photographs are looked for in $GRAFTD_ASSETS or ../shared/assets.
+test:
+    cargo test
+
+# Formatting and lints, as CI sees them.
+lint:
+    cargo fmt --all --check
+    cargo clippy --all-targets -- -D warnings
+    npx --yes @bufbuild/buf@1 lint proto
+
+# All of CI: lints, documentation, licences, tests.
+ci:
+    .ci/run
+
+# The daily build.
+release:
+    cargo build --release
+
+# The build for packages: smallest and slow to make.
+dist:
+    cargo build --profile dist
+
+# Build for aarch64 and predict once under qemu-user.
+arm64 profile="release":
+    deploy/arm64.sh {{ profile }}
+
+# A virtual environment for the reference scripts and the comparisons.
+venv:
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet --requirement tests/reference/requirements.txt
+
+# Twelve architectures in onnxruntime and in graftd: loads, same top-5, difference, waists.
+architectures *flags: release
+    {{ python }} tests/reference/architectures.py --graftd target/release/graftd {{ flags }}
+
+# Top-1 and top-5 of every ImageNet network in the assets, beside onnxruntime.
+accuracy *flags: release
+    {{ python }} tests/reference/accuracy.py --graftd target/release/graftd {{ flags }}
+
+# Latency beside onnxruntime and OpenVINO on the same files in the same run.
+compare *flags: release
+    {{ python }} benches/compare/latency.py --graftd target/release/graftd {{ flags }}
