@@ -4,4 +4,7 @@
 //! The modules are layers: each may import only from those listed below it. `tests/layers.rs`
 //! reads the `use` lines and fails on an upward import.
 
+pub mod client;
+pub mod proto;
+
 pub mod base;
