@@ -8,3 +8,5 @@ pub mod client;
 pub mod proto;
 
 pub mod base;
+#[cfg(feature = "daemon")]
+pub mod heads;

@@ -1,0 +1,64 @@
+//! What a class may be called.
+
+use super::HeadError;
+
+/// Most classes that one head may have.
+pub const MAX_CLASSES: usize = 10_000;
+/// Longest label, in bytes of UTF-8.
+pub const MAX_LABEL_BYTES: usize = 200;
+
+/// Checks that `label` can name a class: 1 to [`MAX_LABEL_BYTES`] bytes, no control characters, no
+/// white space at either end.
+///
+/// # Errors
+/// [`HeadError::Label`] with the reason.
+pub fn check_label(label: &str) -> Result<(), HeadError> {
+    let reason = if label.is_empty() {
+        "it is empty"
+    } else if label.len() > MAX_LABEL_BYTES {
+        "it is longer than 200 bytes"
+    } else if label.chars().any(char::is_control) {
+        "it contains control characters"
+    } else if label.trim() != label {
+        "it begins or ends with white space"
+    } else {
+        return Ok(());
+    };
+    Err(HeadError::Label { label: label.chars().take(40).collect(), reason })
+}
+
+/// Checks all labels of a head, and that no two are the same.
+pub(super) fn check_labels(labels: &[String]) -> Result<(), HeadError> {
+    if labels.is_empty() || labels.len() > MAX_CLASSES {
+        return Err(HeadError::Inconsistent(format!(
+            "{} classes; 1 to {MAX_CLASSES} are possible",
+            labels.len()
+        )));
+    }
+    let mut seen = std::collections::HashSet::with_capacity(labels.len());
+    for label in labels {
+        check_label(label)?;
+        if !seen.insert(label) {
+            return Err(HeadError::Label {
+                label: label.clone(),
+                reason: "two classes are called so",
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_must_be_short_printable_and_unlike_each_other() {
+        assert!(check_label("weiße Ameise").is_ok());
+        for bad in ["", " ant", "ant\n", "a\0b", &"x".repeat(10_000)] {
+            assert!(check_label(bad).is_err(), "{bad:?} passed");
+        }
+        assert!(check_labels(&["ant".into(), "ant".into()]).is_err());
+        assert!(check_labels(&[]).is_err());
+    }
+}

@@ -1,0 +1,25 @@
+//! Where a head came from: what it must be used with, and how to make it again.
+
+use serde::{Deserialize, Serialize};
+
+/// Kept with a head, so that it can be judged, reproduced, and refused on another backbone.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Provenance {
+    /// Id of the backbone whose embedding the head takes.
+    pub backbone: String,
+    /// SHA-256 of the backbone's ONNX file, in hex; empty if unknown.
+    pub backbone_sha256: String,
+    /// Name of the dataset, or of the folder.
+    pub dataset: String,
+    /// Identifies the samples trained on: SHA-256 over their sorted ids and labels, in hex.
+    pub dataset_snapshot: String,
+    /// Number of samples trained on.
+    pub samples: u64,
+    /// Seed of the training.
+    pub seed: u64,
+    /// Options of the training, as they were given.
+    pub options: serde_json::Value,
+    /// Scores on held-out samples.
+    pub scores: serde_json::Value,
+}
