@@ -10,3 +10,5 @@ pub mod proto;
 pub mod base;
 #[cfg(feature = "daemon")]
 pub mod heads;
+#[cfg(feature = "daemon")]
+pub mod vision;

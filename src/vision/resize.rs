@@ -1,0 +1,158 @@
+//! Where the input square lies on the photograph, and the resampling itself.
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+use super::{Picture, Placement, ResizePolicy, VisionError};
+
+/// Share of the resized photograph that the central crop keeps: 224 of 256.
+const CROP_FRACTION: f64 = 0.875;
+
+/// Buffers above this are given back after one large photograph.
+const KEPT_BUFFER_BYTES: usize = 16 << 20;
+
+/// A rectangle of whole pixels inside the input square.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub x: u32,
+    pub y: u32,
+    pub width: u32,
+    pub height: u32,
+}
+
+/// The part of the photograph that is seen, and the part of the input that it fills.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Geometry {
+    /// Left, top, width and height on the photograph; never empty, never outside.
+    pub source: [f64; 4],
+    pub target: Target,
+}
+
+impl Geometry {
+    /// The geometry of a `width` x `height` photograph under a policy; `size` is the input's side.
+    ///
+    /// Cropping is expressed as a window on the photograph rather than as a second step: the
+    /// resampler's taps reach beyond the window as they would in the whole resized photograph, so
+    /// the pixels are those of "resize, then crop" without computing what is thrown away.
+    pub fn new(policy: ResizePolicy, width: u32, height: u32, size: u32) -> Self {
+        let (w, h) = (f64::from(width), f64::from(height));
+        let whole = Target { x: 0, y: 0, width: size, height: size };
+        match policy {
+            ResizePolicy::Squash => Self { source: [0.0, 0.0, w, h], target: whole },
+            ResizePolicy::Crop => {
+                let shorter = (f64::from(size) / CROP_FRACTION).round();
+                // As torchvision: the longer side is rounded down, the crop's corner to even.
+                let side = |own: f64, other: f64| {
+                    if own <= other { shorter } else { (shorter * own / other).floor() }
+                };
+                let window = |own: f64, other: f64| {
+                    let resized = side(own, other);
+                    let pixels_each = own / resized;
+                    let corner = ((resized - f64::from(size)) / 2.0).round_ties_even();
+                    let start = corner * pixels_each;
+                    (start, (f64::from(size) * pixels_each).min(own - start))
+                };
+                let ((left, crop_width), (top, crop_height)) = (window(w, h), window(h, w));
+                Self { source: [left, top, crop_width, crop_height], target: whole }
+            }
+            ResizePolicy::Pad => {
+                let longer = w.max(h);
+                let side = |own: f64| ((own * f64::from(size) / longer).round() as u32).max(1);
+                let (width, height) = (side(w), side(h));
+                let target =
+                    Target { x: (size - width) / 2, y: (size - height) / 2, width, height };
+                Self { source: [0.0, 0.0, w, h], target }
+            }
+        }
+    }
+
+    pub fn placement(&self, picture: &Picture, size: u32) -> Placement {
+        let [left, top, width, height] = self.source;
+        let scale = [width / f64::from(self.target.width), height / f64::from(self.target.height)];
+        Placement::new(
+            [picture.width, picture.height],
+            size,
+            scale,
+            [left - f64::from(self.target.x) * scale[0], top - f64::from(self.target.y) * scale[1]],
+        )
+    }
+}
+
+/// A resampler with its buffers; one a worker thread.
+#[derive(Default)]
+pub(super) struct Resampler {
+    resizer: Resizer,
+    resized: Vec<u8>,
+}
+
+impl Resampler {
+    /// The photograph's window resampled to `target.width` x `target.height` RGB pixels: bilinear
+    /// with antialiasing, within one grey level of Pillow's `resize(..., BILINEAR, box)`.
+    pub fn resample(
+        &mut self,
+        picture: &Picture,
+        geometry: &Geometry,
+    ) -> Result<&[u8], VisionError> {
+        let Target { width, height, .. } = geometry.target;
+        let length = 3 * width as usize * height as usize;
+        self.resized.resize(length, 0);
+        let source = ImageRef::new(picture.width, picture.height, &picture.pixels, PixelType::U8x3)
+            .map_err(|error| VisionError::Resize(error.to_string()))?;
+        let mut target = Image::from_slice_u8(width, height, &mut self.resized, PixelType::U8x3)
+            .map_err(|error| VisionError::Resize(error.to_string()))?;
+        let [left, top, source_width, source_height] = geometry.source;
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .crop(left, top, source_width, source_height);
+        self.resizer
+            .resize(&source, &mut target, &options)
+            .map_err(|error| VisionError::Resize(error.to_string()))?;
+        if self.resizer.size_of_internal_buffers() > KEPT_BUFFER_BYTES {
+            self.resizer.reset_internal_buffers();
+        }
+        Ok(&self.resized)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crop_takes_the_window_that_resize_then_centre_crop_takes() {
+        // 640 x 480 -> 341 x 256 -> the 224 in the middle, whose corner is (58, 16).
+        let geometry = Geometry::new(ResizePolicy::Crop, 640, 480, 224);
+        let each = 640.0 / 341.0;
+        assert_eq!(geometry.source, [58.0 * each, 30.0, 224.0 * each, 420.0]);
+    }
+
+    #[test]
+    fn crop_of_a_photograph_already_at_size_has_whole_corners() {
+        let geometry = Geometry::new(ResizePolicy::Crop, 256, 341, 224);
+        assert_eq!(geometry.source, [16.0, 58.0, 224.0, 224.0]);
+    }
+
+    #[test]
+    fn pad_centres_the_whole_photograph() {
+        let geometry = Geometry::new(ResizePolicy::Pad, 640, 480, 224);
+        assert_eq!(geometry.source, [0.0, 0.0, 640.0, 480.0]);
+        assert_eq!(geometry.target, Target { x: 0, y: 28, width: 224, height: 168 });
+        let thin = Geometry::new(ResizePolicy::Pad, 1, 65_535, 224);
+        assert_eq!(thin.target, Target { x: 111, y: 0, width: 1, height: 224 });
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_window_is_never_empty_nor_outside(
+            width in 1_u32..=65_535, height in 1_u32..=65_535, size in 1_u32..=512,
+            policy in proptest::sample::select(ResizePolicy::ALL),
+        ) {
+            let Geometry { source: [left, top, w, h], target } =
+                Geometry::new(policy, width, height, size);
+            assert!(left >= 0.0 && top >= 0.0 && w > 0.0 && h > 0.0);
+            assert!(left + w <= f64::from(width) && top + h <= f64::from(height));
+            assert!(target.width > 0 && target.height > 0);
+            assert!(target.x + target.width <= size && target.y + target.height <= size);
+        }
+    }
+}

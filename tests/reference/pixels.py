@@ -1,0 +1,156 @@
+"""Writes `pixels/`: small images in every format that graftd reads, and what Pillow makes of them.
+
+    pixels/<name>.<ext>        an encoded image of 24 x 16 pixels (16 x 24 where it lies on its side)
+    pixels/decoded.json        for each file: width, height and Pillow's RGB pixels in hexadecimal,
+                               upright (ImageOps.exif_transpose) and converted with convert("RGB")
+    pixels/resized.json        for each case: picture size, policy, input size, and Pillow's result
+                               for the picture that `pattern` below defines
+
+Crop is torchvision's Resize(round(S / 0.875)) and CenterCrop(S), written out. Needs Pillow and
+numpy:  python tests/reference/pixels.py
+"""
+
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy
+from PIL import Image, ImageOps
+
+FOLDER = Path(__file__).with_name("pixels")
+FOLDER.mkdir(exist_ok=True)
+WIDTH, HEIGHT = 24, 16
+
+
+def smooth(width=WIDTH, height=HEIGHT):
+    """A picture without sharp edges, so that JPEG decoders may differ by little."""
+    y, x = numpy.mgrid[0:height, 0:width]
+    return numpy.stack([x * 8 + 30, y * 12 + 20, 200 - x * 4 - y * 2], axis=2).astype(numpy.uint8)
+
+
+def pattern(width, height):
+    """The picture of the resize cases; the Rust test computes the same."""
+    y, x = numpy.mgrid[0:height, 0:width]
+    channels = [(x * x * 7 + y * y * 3 + x * y * 5 + (x ^ y) * 37 + c * 85) & 255 for c in range(3)]
+    return numpy.stack(channels, axis=2).astype(numpy.uint8)
+
+
+def save(name, image, format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    (FOLDER / name).write_bytes(buffer.getvalue())
+
+
+def save_png(name, color_type, depth, rows, *chunks):
+    """A PNG of a kind that Pillow does not write."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, color_type, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows), 9)
+    (FOLDER / name).write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunk(*c) for c in chunks)
+        + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+def write_images():
+    rgb = Image.fromarray(smooth())
+    save("baseline.jpg", rgb, "JPEG", quality=95, subsampling=0)
+    save("subsampled.jpg", rgb, "JPEG", quality=95, subsampling=2)
+    save("progressive.jpg", rgb, "JPEG", quality=95, subsampling=0, progressive=True)
+    save("grey.jpg", rgb.convert("L"), "JPEG", quality=95)
+    save("restart.jpg", rgb, "JPEG", quality=95, subsampling=0, restart_marker_blocks=1)
+    cmyk = Image.fromarray(numpy.dstack([255 - smooth(), numpy.full((HEIGHT, WIDTH), 40, "u1")]), "CMYK")
+    save("cmyk.jpg", cmyk, "JPEG", quality=95)
+    # YCCK: the same four channels declared as such in the Adobe segment.
+    adobe = bytearray((FOLDER / "cmyk.jpg").read_bytes())
+    adobe[adobe.index(b"Adobe") + 11] = 2
+    (FOLDER / "ycck.jpg").write_bytes(adobe)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        save(f"orientation-{orientation}.jpg", rgb, "JPEG", quality=95, subsampling=0, exif=exif)
+
+    alpha = numpy.dstack([smooth(), (numpy.arange(WIDTH * HEIGHT) % 256).reshape(HEIGHT, WIDTH)])
+    rgba = Image.fromarray(alpha.astype(numpy.uint8))
+    save("rgb.png", rgb, "PNG")
+    save("rgba.png", rgba, "PNG")
+    save("grey.png", rgb.convert("L"), "PNG")
+    save("grey-alpha.png", rgba.convert("LA"), "PNG")
+    save("bilevel.png", rgb.convert("1"), "PNG")
+    palette = rgb.quantize(16)
+    save("palette.png", palette, "PNG", bits=4)
+    save("palette-transparent.png", palette, "PNG", transparency=3)
+    wide = smooth().astype(numpy.uint16) * 257
+    save_png("rgb-16.png", 2, 16, [row.astype(">u2").tobytes() for row in wide])
+    save_png("rgba-16.png", 6, 16, [
+        numpy.dstack([row[None], numpy.full((1, WIDTH, 1), 9)]).astype(">u2").tobytes() for row in wide
+    ])
+
+    save("lossy.webp", rgb, "WEBP", quality=95)
+    save("lossless.webp", rgb, "WEBP", lossless=True)
+    save("alpha.webp", rgba, "WEBP", lossless=True, exact=True)
+    save("rgb.bmp", rgb, "BMP")
+    save("palette.bmp", palette, "BMP")
+    save("grey.bmp", rgb.convert("L"), "BMP")
+    save("still.gif", palette, "GIF")
+    second = Image.new("P", (WIDTH, HEIGHT), 1)
+    second.putpalette(palette.getpalette())
+    save("animated.gif", palette, "GIF", save_all=True, append_images=[second])
+
+
+def decoded():
+    answers = {}
+    for path in sorted(FOLDER.iterdir()):
+        if path.suffix == ".json":
+            continue
+        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        answers[path.name] = {
+            "width": image.width, "height": image.height, "pixels": image.tobytes().hex(),
+        }
+    return answers
+
+
+def resize(picture, policy, size):
+    width, height = picture.size
+    if policy == "squash":
+        return picture.resize((size, size), Image.BILINEAR), (0, 0)
+    if policy == "pad":
+        factor = size / max(width, height)
+        inner = [max(1, int(side * factor + 0.5)) for side in (width, height)]
+        corner = ((size - inner[0]) // 2, (size - inner[1]) // 2)
+        return picture.resize(inner, Image.BILINEAR), corner
+    shorter = round(size / 0.875)
+    if width <= height:
+        whole = (shorter, int(shorter * height / width))
+    else:
+        whole = (int(shorter * width / height), shorter)
+    left, top = (int(round((side - size) / 2)) for side in whole)
+    resized = picture.resize(whole, Image.BILINEAR)
+    return resized.crop((left, top, left + size, top + size)), (0, 0)
+
+
+def resized():
+    cases = []
+    for width, height in [(150, 100), (61, 97), (20, 13), (37, 37), (300, 7)]:
+        picture = Image.fromarray(pattern(width, height))
+        for policy in ["crop", "squash", "pad"]:
+            for size in [32]:
+                result, corner = resize(picture, policy, size)
+                cases.append({
+                    "width": width, "height": height, "policy": policy, "size": size,
+                    "left": corner[0], "top": corner[1],
+                    "inner_width": result.width, "inner_height": result.height,
+                    "pixels": result.tobytes().hex(),
+                })
+    return cases
+
+
+write_images()
+for name, content in [("decoded.json", decoded()), ("resized.json", resized())]:
+    (FOLDER / name).write_text(json.dumps(content, indent=0) + "\n")
