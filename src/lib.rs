@@ -7,7 +7,13 @@
 pub mod client;
 pub mod proto;
 
+#[cfg(feature = "daemon")]
+pub mod backbones;
 pub mod base;
+#[cfg(feature = "daemon")]
+pub mod engine;
+#[cfg(feature = "daemon")]
+pub mod graph;
 #[cfg(feature = "daemon")]
 pub mod heads;
 #[cfg(feature = "daemon")]

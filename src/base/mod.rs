@@ -4,4 +4,5 @@ pub mod atomic;
 pub mod cancel;
 pub mod clock;
 pub mod digest;
+pub mod lru;
 pub mod name;

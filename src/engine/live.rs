@@ -1,0 +1,105 @@
+//! What is loaded: a backbone ready to run, a head ready to answer.
+
+use std::sync::Arc;
+
+use super::EngineError;
+use crate::backbones::Labels;
+use crate::base::clock::Timestamp;
+use crate::base::name::Name;
+use crate::graph::{Network, Part, Tensor};
+use crate::heads::Head;
+use crate::vision::Preprocessing;
+
+/// Where a backbone came from; decides what answers a request that names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Part of graftd.
+    BuiltIn,
+    /// Added or pulled by the user, at this time.
+    Added(Timestamp),
+}
+
+/// A backbone that is loaded.
+#[derive(Debug)]
+pub struct LiveBackbone {
+    /// Its name.
+    pub name: Name,
+    /// Where it came from.
+    pub origin: Origin,
+    /// How it wants its photographs.
+    pub preprocessing: Preprocessing,
+    /// Labels of its own classifier.
+    pub labels: Labels,
+    /// The network.
+    pub network: Network,
+}
+
+/// A version of a head that is loaded. Requests that began with it finish with it.
+#[derive(Debug)]
+pub struct LiveHead {
+    /// The head's name.
+    pub name: Name,
+    /// The version, from 1.
+    pub version: u32,
+    /// The backbone whose embedding it takes.
+    pub backbone: Name,
+    /// The classifier.
+    pub head: Head,
+}
+
+/// What a backbone computed of one image.
+#[derive(Debug)]
+pub struct Forward {
+    outputs: Vec<Tensor>,
+    has_map: bool,
+}
+
+impl LiveBackbone {
+    /// Runs the network on an input tensor.
+    ///
+    /// # Errors
+    /// A tensor of another length, or a failure inside the network.
+    pub fn forward(&self, input: &[f32]) -> Result<Forward, EngineError> {
+        let outputs = self.network.plan().run(input)?;
+        let has_map = self.network.parts().contains(&Part::FeatureMap);
+        Ok(Forward { outputs, has_map })
+    }
+
+    /// Checks that `head` was trained on this very network.
+    ///
+    /// # Errors
+    /// [`EngineError::OtherBackbone`].
+    pub fn check_head(&self, head: &LiveHead) -> Result<(), EngineError> {
+        if head.head.width() == self.network.embedding().width {
+            return Ok(());
+        }
+        let (head, backbone) = (head.name.to_string(), self.name.to_string());
+        Err(EngineError::OtherBackbone { head, backbone })
+    }
+}
+
+impl Forward {
+    /// The vector that enters the classifier.
+    pub fn embedding(&self) -> &[f32] {
+        self.outputs.first().map_or(&[], Tensor::values)
+    }
+
+    /// The backbone's own logits.
+    pub fn logits(&self) -> &[f32] {
+        self.outputs.get(1).map_or(&[], Tensor::values)
+    }
+
+    /// The last spatial layer, where there is one.
+    pub fn feature_map(&self) -> Option<&Tensor> {
+        self.outputs.get(2).filter(|_| self.has_map)
+    }
+}
+
+/// What answers a request: a backbone, and a head on it unless its own classifier does.
+#[derive(Clone, Debug)]
+pub struct Answerer {
+    /// The backbone that runs.
+    pub backbone: Arc<LiveBackbone>,
+    /// The head that answers; `None` for the backbone's own classifier.
+    pub head: Option<Arc<LiveHead>>,
+}

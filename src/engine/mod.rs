@@ -1,0 +1,16 @@
+//! What is loaded and live: the registry's snapshot, the workers and their queue, and the way of an
+//! image through them.
+
+mod error;
+mod live;
+mod pool;
+mod predict;
+mod registry;
+mod service;
+
+pub use error::EngineError;
+pub use live::{Answerer, Forward, LiveBackbone, LiveHead, Origin};
+pub use pool::{Pool, PoolOptions, PoolStatistics, Priority, Ticket};
+pub use predict::{Answer, Prediction, Prepared, Subject, Timings, classify, prepare};
+pub use registry::{HeadVersions, Registry, Snapshot, Target};
+pub use service::{Embedded, Engine, EngineOptions};

@@ -1,0 +1,417 @@
+//! Worker threads and the bounded queue before them.
+//!
+//! Each worker runs whole images, one at a time: parallelism goes across images, since tract is
+//! fastest with one image a run. Predictions go first; background work (explanations, embeddings for
+//! training) starts only while another worker stays idle, so that it never holds the last one.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::EngineError;
+use crate::base::cancel::Cancel;
+
+/// Who is served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Somebody waits for the answer: predictions and embeddings.
+    Foreground,
+    /// May wait: explanations, training.
+    Background,
+}
+
+/// How many workers and how long a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolOptions {
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// Jobs of each priority that may wait, at least 1.
+    pub queue: usize,
+}
+
+/// The worker threads. Dropping it stops them after the jobs that they are running.
+#[derive(Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the queue has done so far, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStatistics {
+    /// Worker threads.
+    pub workers: usize,
+    /// Workers that run a job now.
+    pub busy: usize,
+    /// Jobs that wait now, of both priorities.
+    pub queued: usize,
+    /// Jobs that ran to their end since the start.
+    pub finished: u64,
+    /// Jobs that were refused because the queue was full.
+    pub refused: u64,
+    /// Jobs whose caller hung up or whose deadline passed before they began.
+    pub abandoned: u64,
+}
+
+type Work = Box<dyn FnOnce(Duration) + Send>;
+
+struct Job {
+    id: u64,
+    cancel: Cancel,
+    queued_at: Instant,
+    work: Work,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when a job arrives, a worker becomes idle or the pool closes.
+    changed: Condvar,
+    options: PoolOptions,
+}
+
+#[derive(Default)]
+struct State {
+    foreground: VecDeque<Job>,
+    background: VecDeque<Job>,
+    next_id: u64,
+    busy: usize,
+    closed: bool,
+    finished: u64,
+    refused: u64,
+    abandoned: u64,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let queued = (self.foreground.len(), self.background.len());
+        f.debug_struct("State")
+            .field("queued", &queued)
+            .field("busy", &self.busy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer of a job to come. Dropping it frees the job's place in the queue and raises its
+/// [`Cancel`].
+#[derive(Debug)]
+pub struct Ticket<T> {
+    answer: oneshot::Receiver<T>,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Place {
+    shared: Arc<Shared>,
+    id: u64,
+    cancel: Cancel,
+}
+
+impl Pool {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When the system grants no more threads.
+    pub fn start(options: PoolOptions) -> std::io::Result<Self> {
+        let options = PoolOptions { workers: options.workers.max(1), queue: options.queue.max(1) };
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), options });
+        let threads = (0..options.workers)
+            .map(|index| {
+                let shared = Arc::clone(&shared);
+                let name = format!("graftd-worker-{index}");
+                std::thread::Builder::new().name(name).spawn(move || shared.serve())
+            })
+            .collect::<std::io::Result<Vec<_>>>()?;
+        Ok(Self { shared, threads })
+    }
+
+    /// Queues `work`, which gets the time that it waited and a flag to look at. A job whose caller
+    /// hung up or whose deadline passed is dropped without being run.
+    ///
+    /// # Errors
+    /// [`EngineError::QueueFull`] at once, [`EngineError::Draining`] once the pool closes.
+    pub fn submit<T: Send + 'static>(
+        &self,
+        priority: Priority,
+        cancel: Cancel,
+        work: impl FnOnce(&Cancel, Duration) -> T + Send + 'static,
+    ) -> Result<Ticket<T>, EngineError> {
+        let (sender, answer) = oneshot::channel();
+        let flag = cancel.clone();
+        let work: Work = Box::new(move |waited| {
+            // The receiver is gone only if the caller hung up while the job ran.
+            let _ = sender.send(work(&flag, waited));
+        });
+        let id = self.shared.push(priority, cancel.clone(), work)?;
+        Ok(Ticket { answer, place: Place { shared: Arc::clone(&self.shared), id, cancel } })
+    }
+
+    /// What the queue has done so far.
+    pub fn statistics(&self) -> PoolStatistics {
+        let state = self.shared.lock();
+        PoolStatistics {
+            workers: self.shared.options.workers,
+            busy: state.busy,
+            queued: state.foreground.len() + state.background.len(),
+            finished: state.finished,
+            refused: state.refused,
+            abandoned: state.abandoned,
+        }
+    }
+
+    /// Takes no more jobs; those in the queue are still run.
+    pub fn close(&self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            state.foreground.clear();
+            state.background.clear();
+        }
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A worker catches the panics of its jobs, so there is nothing to learn from it.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, priority: Priority, cancel: Cancel, work: Work) -> Result<u64, EngineError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(EngineError::Draining);
+        }
+        if state.queue(priority).len() >= self.options.queue {
+            state.drop_abandoned(priority);
+        }
+        if state.queue(priority).len() >= self.options.queue {
+            state.refused += 1;
+            return Err(EngineError::QueueFull { length: self.options.queue });
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        state.queue(priority).push_back(Job { id, cancel, queued_at: Instant::now(), work });
+        drop(state);
+        // Whoever wakes may not be allowed to take background work, so all have to look.
+        self.changed.notify_all();
+        Ok(id)
+    }
+
+    fn serve(&self) {
+        while let Some(job) = self.next() {
+            let Job { cancel, queued_at, work, .. } = job;
+            let waited = queued_at.elapsed();
+            let abandoned = cancel.check().is_err();
+            if !abandoned {
+                // The job's sender is dropped by the panic, which its ticket reports.
+                let _ = catch_unwind(AssertUnwindSafe(|| work(waited)));
+            }
+            let mut state = self.lock();
+            state.busy -= 1;
+            if abandoned {
+                state.abandoned += 1;
+            } else {
+                state.finished += 1;
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            let idle = self.options.workers - state.busy;
+            let spares_one = idle >= 2 || self.options.workers == 1;
+            let job = match state.foreground.pop_front() {
+                None if spares_one => state.background.pop_front(),
+                job => job,
+            };
+            if let Some(job) = job {
+                state.busy += 1;
+                return Some(job);
+            }
+            if state.closed && state.background.is_empty() {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl State {
+    fn queue(&mut self, priority: Priority) -> &mut VecDeque<Job> {
+        match priority {
+            Priority::Foreground => &mut self.foreground,
+            Priority::Background => &mut self.background,
+        }
+    }
+
+    fn drop_abandoned(&mut self, priority: Priority) {
+        let queue = self.queue(priority);
+        let before = queue.len();
+        queue.retain(|job| job.cancel.check().is_ok());
+        self.abandoned += (before - queue.len()) as u64;
+    }
+}
+
+impl<T> Future for Ticket<T> {
+    type Output = Result<T, EngineError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let cancel = self.place.cancel.clone();
+        Pin::new(&mut self.answer).poll(context).map(|answer| answer.map_err(|_| lost(&cancel)))
+    }
+}
+
+impl<T> Ticket<T> {
+    /// Waits on this thread, for callers outside an asynchronous runtime.
+    ///
+    /// # Errors
+    /// As for awaiting the ticket: cancelled, deadline passed, or a fault of ours.
+    pub fn wait(mut self) -> Result<T, EngineError> {
+        let (_, nothing) = oneshot::channel();
+        let answer = std::mem::replace(&mut self.answer, nothing);
+        let cancel = self.place.cancel.clone();
+        answer.blocking_recv().map_err(|_| lost(&cancel))
+    }
+}
+
+/// Why a job was dropped without an answer.
+fn lost(cancel: &Cancel) -> EngineError {
+    match cancel.check() {
+        Err(reason) => reason.into(),
+        Ok(()) => EngineError::Fault("a worker panicked or the daemon is stopping".into()),
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        let mut state = self.shared.lock();
+        let before = state.foreground.len() + state.background.len();
+        state.foreground.retain(|job| job.id != self.id);
+        state.background.retain(|job| job.id != self.id);
+        let gone = before - state.foreground.len() - state.background.len();
+        state.abandoned += gone as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn pool(workers: usize, queue: usize) -> Pool {
+        Pool::start(PoolOptions { workers, queue }).unwrap()
+    }
+
+    /// Occupies a worker until the returned sender is dropped.
+    fn occupy(pool: &Pool, priority: Priority) -> (mpsc::Sender<()>, Ticket<()>) {
+        let (release, released) = mpsc::channel::<()>();
+        let (began, begun) = mpsc::channel();
+        let work = move |_: &Cancel, _| {
+            began.send(()).unwrap();
+            let _ = released.recv();
+        };
+        let ticket = pool.submit(priority, Cancel::default(), work).unwrap();
+        begun.recv().unwrap();
+        (release, ticket)
+    }
+
+    #[test]
+    fn a_full_queue_refuses_at_once() {
+        let pool = pool(1, 1);
+        let (release, _running) = occupy(&pool, Priority::Foreground);
+        let waiting = pool.submit(Priority::Foreground, Cancel::default(), |_, _| 1).unwrap();
+        let refused = pool.submit(Priority::Foreground, Cancel::default(), |_, _| 2);
+        assert!(matches!(refused, Err(EngineError::QueueFull { length: 1 })));
+        drop(release);
+        assert_eq!(waiting.wait().unwrap(), 1);
+        assert_eq!(pool.statistics().refused, 1);
+    }
+
+    #[test]
+    fn a_caller_that_hangs_up_frees_its_place() {
+        let pool = pool(1, 1);
+        let (release, _running) = occupy(&pool, Priority::Foreground);
+        drop(pool.submit(Priority::Foreground, Cancel::default(), |_, _| 1).unwrap());
+        let next = pool.submit(Priority::Foreground, Cancel::default(), |_, _| 2).unwrap();
+        drop(release);
+        assert_eq!(next.wait().unwrap(), 2);
+        assert_eq!(pool.statistics().abandoned, 1);
+    }
+
+    #[test]
+    fn a_job_whose_deadline_passed_gives_way_and_is_not_run() {
+        let pool = pool(1, 1);
+        let (release, _running) = occupy(&pool, Priority::Foreground);
+        let late = Cancel::with_deadline(Some(Instant::now()));
+        let late = pool.submit(Priority::Foreground, late, |_, _| panic!("must not run")).unwrap();
+        let next = pool.submit(Priority::Foreground, Cancel::default(), |_, _| 2).unwrap();
+        drop(release);
+        assert_eq!(next.wait().unwrap(), 2);
+        assert!(matches!(late.wait(), Err::<(), _>(EngineError::DeadlineExceeded)));
+    }
+
+    #[test]
+    fn background_work_leaves_one_worker_idle() {
+        let pool = pool(2, 4);
+        let (release, first) = occupy(&pool, Priority::Background);
+        let second = pool.submit(Priority::Background, Cancel::default(), |_, _| ()).unwrap();
+        let prediction = pool.submit(Priority::Foreground, Cancel::default(), |_, _| 7).unwrap();
+        assert_eq!(prediction.wait().unwrap(), 7, "the second worker was kept free for it");
+        assert_eq!(pool.statistics().queued, 1, "the second background job still waits");
+        drop(release);
+        first.wait().unwrap();
+        second.wait().unwrap();
+    }
+
+    #[test]
+    fn a_single_worker_does_background_work_when_nothing_else_waits() {
+        let pool = pool(1, 4);
+        let ticket = pool.submit(Priority::Background, Cancel::default(), |_, _| 3).unwrap();
+        assert_eq!(ticket.wait().unwrap(), 3);
+    }
+
+    #[test]
+    fn a_job_that_panics_is_an_error_and_the_worker_lives_on() {
+        let pool = pool(1, 4);
+        let bad =
+            pool.submit(Priority::Foreground, Cancel::default(), |_, _| panic!("test")).unwrap();
+        assert!(matches!(bad.wait(), Err::<(), _>(EngineError::Fault(_))));
+        let good = pool.submit(Priority::Foreground, Cancel::default(), |_, _| 1).unwrap();
+        assert_eq!(good.wait().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_closed_pool_finishes_what_waits_and_takes_no_more() {
+        let pool = pool(1, 4);
+        let (release, running) = occupy(&pool, Priority::Foreground);
+        let waiting = pool.submit(Priority::Foreground, Cancel::default(), |_, _| 1).unwrap();
+        pool.close();
+        let refused = pool.submit(Priority::Foreground, Cancel::default(), |_, _| 2);
+        assert!(matches!(refused, Err(EngineError::Draining)));
+        drop(release);
+        running.wait().unwrap();
+        assert_eq!(waiting.wait().unwrap(), 1);
+    }
+}

@@ -1,0 +1,146 @@
+//! What is loaded and live: an immutable snapshot that requests take once and keep.
+//!
+//! Whoever loads, unloads or replaces something makes a new snapshot and publishes it; a running
+//! request goes on with the one it began with, so nothing is ever pulled from under it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::{Answerer, EngineError, LiveBackbone, LiveHead, Origin};
+use crate::base::name::Name;
+
+/// Whom a request wants to answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// The configured default, else the only backbone that the user added, else the latest added,
+    /// else the built-in one.
+    #[default]
+    Default,
+    /// A backbone's own classifier.
+    Backbone(String),
+    /// A head: its active version, or the one given.
+    Head {
+        /// The head's name.
+        name: String,
+        /// The version; `None` for the active one.
+        version: Option<u32>,
+    },
+}
+
+/// Everything that is loaded at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Loaded backbones by name.
+    pub backbones: BTreeMap<Name, Arc<LiveBackbone>>,
+    /// Loaded heads by name.
+    pub heads: BTreeMap<Name, HeadVersions>,
+    /// What answers a request that names nothing, where configured: a backbone or a head.
+    pub default: Option<String>,
+}
+
+/// The loaded versions of a head.
+#[derive(Clone, Debug, Default)]
+pub struct HeadVersions {
+    /// By version.
+    pub versions: BTreeMap<u32, Arc<LiveHead>>,
+    /// The version that answers when none is named.
+    pub active: Option<u32>,
+}
+
+/// Holds the current snapshot. Reading never waits; changes happen one after the other.
+#[derive(Debug, Default)]
+pub struct Registry {
+    current: ArcSwap<Snapshot>,
+    changing: Mutex<()>,
+}
+
+impl Registry {
+    /// A registry that begins with `snapshot`.
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self { current: ArcSwap::from_pointee(snapshot), changing: Mutex::default() }
+    }
+
+    /// What is loaded now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Publishes what `change` makes of the current snapshot. Slow work (loading a network) belongs
+    /// before this call.
+    ///
+    /// # Errors
+    /// Those of `change`; nothing is published then.
+    pub fn update<T, E>(&self, change: impl FnOnce(&mut Snapshot) -> Result<T, E>) -> Result<T, E> {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&self.current.load());
+        let outcome = change(&mut next)?;
+        self.current.store(Arc::new(next));
+        Ok(outcome)
+    }
+}
+
+impl Snapshot {
+    /// Finds who answers.
+    ///
+    /// # Errors
+    /// An unknown name, listing what there is; a head whose backbone is not loaded or is another.
+    pub fn resolve(&self, target: &Target) -> Result<Answerer, EngineError> {
+        match target {
+            Target::Default => self.resolve_default(),
+            Target::Backbone(name) => self.backbone(name),
+            Target::Head { name, version } => self.head(name, *version),
+        }
+    }
+
+    fn resolve_default(&self) -> Result<Answerer, EngineError> {
+        if let Some(name) = &self.default {
+            return if self.heads.contains_key(name.as_str()) {
+                self.head(name, None)
+            } else {
+                self.backbone(name)
+            };
+        }
+        let added = |backbone: &&Arc<LiveBackbone>| match backbone.origin {
+            Origin::Added(time) => Some(time),
+            Origin::BuiltIn => None,
+        };
+        let latest = self.backbones.values().max_by_key(added).ok_or(EngineError::NothingLoaded)?;
+        Ok(Answerer { backbone: Arc::clone(latest), head: None })
+    }
+
+    fn backbone(&self, name: &str) -> Result<Answerer, EngineError> {
+        let found = self.backbones.get(name).map(Arc::clone);
+        let backbone = found.ok_or_else(|| unknown("backbone", name, self.backbones.keys()))?;
+        Ok(Answerer { backbone, head: None })
+    }
+
+    fn head(&self, name: &str, version: Option<u32>) -> Result<Answerer, EngineError> {
+        let head = self.heads.get(name).ok_or_else(|| unknown("head", name, self.heads.keys()))?;
+        let found = version.or(head.active).and_then(|version| head.versions.get(&version));
+        let head = found.map(Arc::clone).ok_or_else(|| {
+            let asked = version.map_or(name.to_owned(), |version| format!("{name}@{version}"));
+            unknown("head", &asked, head.versions.keys().map(|version| format!("{name}@{version}")))
+        })?;
+        let backbone = self.backbone(head.backbone.as_str())?.backbone;
+        backbone.check_head(&head)?;
+        Ok(Answerer { backbone, head: Some(head) })
+    }
+}
+
+fn unknown(
+    kind: &'static str,
+    name: &str,
+    known: impl ExactSizeIterator<Item = impl ToString>,
+) -> EngineError {
+    const SHOWN: usize = 20;
+    let more = known.len().saturating_sub(SHOWN);
+    let names = known.take(SHOWN).map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
+    let known = match (names.is_empty(), more) {
+        (true, _) => format!("no {kind} is loaded"),
+        (false, 0) => format!("loaded are {names}"),
+        (false, more) => format!("loaded are {names} and {more} more"),
+    };
+    EngineError::Unknown { kind, name: name.chars().take(100).collect(), known }
+}

@@ -1,0 +1,131 @@
+//! The engine as its callers see it: submit a request, await its answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{
+    Answer, Answerer, EngineError, Pool, PoolOptions, PoolStatistics, Priority, Registry, Snapshot,
+    Subject, Target, Ticket, Timings, classify, prepare,
+};
+use crate::base::cancel::Cancel;
+use crate::vision::Limits;
+
+/// How an engine is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Workers and queue.
+    pub pool: PoolOptions,
+    /// What is refused before a pixel is allocated.
+    pub limits: Limits,
+}
+
+/// Loaded networks, and workers that run them.
+#[derive(Debug)]
+pub struct Engine {
+    registry: Registry,
+    pool: Pool,
+    options: EngineOptions,
+}
+
+/// The embedding of one image.
+#[derive(Debug)]
+pub struct Embedded {
+    /// Whose embedding it is.
+    pub by: Answerer,
+    /// The vector that enters the classifier.
+    pub embedding: Vec<f32>,
+    /// How long each stage took.
+    pub timings: Timings,
+}
+
+impl Engine {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When the system grants no more threads.
+    pub fn start(snapshot: Snapshot, options: EngineOptions) -> std::io::Result<Self> {
+        let pool = Pool::start(options.pool)?;
+        Ok(Self { registry: Registry::new(snapshot), pool, options })
+    }
+
+    /// What is loaded, and the way to change it.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What the queue has done so far.
+    pub fn statistics(&self) -> PoolStatistics {
+        self.pool.statistics()
+    }
+
+    /// What is refused before a pixel is allocated.
+    pub fn limits(&self) -> Limits {
+        self.options.limits
+    }
+
+    /// Takes no more requests; those in the queue are still answered.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+
+    /// Classifies one image. Dropping the ticket frees its place in the queue.
+    ///
+    /// # Errors
+    /// An unknown target or a full queue at once; the rest through the ticket.
+    pub fn predict(
+        &self,
+        target: &Target,
+        subject: Subject,
+        cancel: Cancel,
+    ) -> Result<Ticket<Result<Answer, EngineError>>, EngineError> {
+        let by = self.registry.snapshot().resolve(target)?;
+        let limits = self.options.limits;
+        self.run(Priority::Foreground, cancel, move |cancel, mut timings| {
+            let prepared = prepare(&by, subject, &limits, cancel, &mut timings)?;
+            classify(by, &prepared.tensor, timings)
+        })
+    }
+
+    /// Computes the embedding of one image.
+    ///
+    /// # Errors
+    /// As [`Engine::predict`].
+    pub fn embed(
+        &self,
+        priority: Priority,
+        target: &Target,
+        subject: Subject,
+        cancel: Cancel,
+    ) -> Result<Ticket<Result<Embedded, EngineError>>, EngineError> {
+        let by = self.registry.snapshot().resolve(target)?;
+        let limits = self.options.limits;
+        self.run(priority, cancel, move |cancel, mut timings| {
+            let prepared = prepare(&by, subject, &limits, cancel, &mut timings)?;
+            let began = Instant::now();
+            let forward = by.backbone.forward(&prepared.tensor)?;
+            timings.inference = began.elapsed();
+            let embedding = forward.embedding().to_vec();
+            Ok(Embedded { by, embedding, timings })
+        })
+    }
+
+    /// Runs other work on a worker, with the time that it waited already noted.
+    ///
+    /// # Errors
+    /// A full queue at once; the rest through the ticket.
+    pub fn run<T: Send + 'static>(
+        &self,
+        priority: Priority,
+        cancel: Cancel,
+        work: impl FnOnce(&Cancel, Timings) -> T + Send + 'static,
+    ) -> Result<Ticket<T>, EngineError> {
+        self.pool.submit(priority, cancel, move |cancel, queue| {
+            work(cancel, Timings { queue, ..Timings::default() })
+        })
+    }
+
+    /// The current snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.registry.snapshot()
+    }
+}

@@ -1,0 +1,251 @@
+//! The parts of a classifier, found by structure: the softmax at its end, the linear layer that is
+//! the classifier, the embedding that enters it.
+
+use std::collections::HashMap;
+
+use tract_onnx::pb::NodeProto;
+
+use super::GraphError;
+use super::layout::extents;
+use super::topology::producers;
+use crate::vision::TensorLayout;
+
+/// What the ONNX file does to the logits at its very end. `logit` always means the value before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// The file ends in logits.
+    #[default]
+    Logits,
+    /// The file ends in a softmax, as all Keras exports do.
+    Softmax,
+    /// The file ends in the logarithm of a softmax.
+    LogSoftmax,
+}
+
+/// ONNX tensor names that override what is found by structure.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The image input.
+    pub input: Option<String>,
+    /// The classifier's output before softmax.
+    pub logits: Option<String>,
+    /// The vector that enters the classifier, or a spatial tensor whose mean over space does.
+    pub embedding: Option<String>,
+    /// The network has no classifier: its output is the embedding.
+    pub no_classifier: bool,
+}
+
+/// Names and kinds of the parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Anatomy {
+    /// The output of the file as it stands.
+    pub output: String,
+    pub ending: Ending,
+    /// The tensor before the softmax; for a network without a classifier the embedding.
+    pub logits: String,
+    pub has_classifier: bool,
+    pub embedding: EmbeddingSource,
+}
+
+/// Where the embedding comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum EmbeddingSource {
+    /// A tensor of the network, flattened.
+    Tensor(String),
+    /// The mean over space of a feature map: the classifier is a 1x1 convolution before the
+    /// pooling (`SqueezeNet`), so no tensor of the network is the embedding.
+    PooledMap(String),
+}
+
+/// What the search needs to know of the graph. `nodes` are sorted.
+pub(super) struct Structure<'a> {
+    pub nodes: &'a [NodeProto],
+    pub shapes: &'a HashMap<String, Vec<usize>>,
+    pub layouts: &'a HashMap<String, TensorLayout>,
+    pub weights: &'a dyn Fn(&str) -> bool,
+}
+
+/// Operators that only rename or regroup the values of their first input.
+const REGROUPING: [&str; 8] =
+    ["Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Cast", "Transpose"];
+const ACTIVATIONS: [&str; 8] =
+    ["Relu", "LeakyRelu", "Clip", "PRelu", "Elu", "Selu", "HardSwish", "HardSigmoid"];
+
+/// Finds the parts below `output`.
+pub(super) fn find(
+    structure: &Structure<'_>,
+    output: &str,
+    overrides: &Overrides,
+) -> Result<Anatomy, GraphError> {
+    let search = Search { structure, producers: producers(structure.nodes) };
+    let (logits, ending) = match &overrides.logits {
+        Some(name) => (search.existing(name)?, search.softmax_behind(name, output)),
+        None => search.logits(output),
+    };
+    let found = if overrides.no_classifier { None } else { search.classifier(&logits) };
+    let embedding = match (&overrides.embedding, found) {
+        (Some(name), found) => {
+            let name = search.existing(name)?;
+            let source = if search.is_spatial(&name) {
+                EmbeddingSource::PooledMap(name)
+            } else {
+                EmbeddingSource::Tensor(name)
+            };
+            let has_classifier = !overrides.no_classifier && (found.is_some() || logits != *output);
+            return Ok(Anatomy {
+                output: output.into(),
+                ending,
+                logits,
+                has_classifier,
+                embedding: source,
+            });
+        }
+        (None, found) => found,
+    };
+    Ok(match embedding {
+        Some(embedding) => {
+            Anatomy { output: output.into(), ending, logits, has_classifier: true, embedding }
+        }
+        None => Anatomy {
+            output: output.into(),
+            ending,
+            embedding: EmbeddingSource::Tensor(logits.clone()),
+            logits,
+            has_classifier: false,
+        },
+    })
+}
+
+struct Search<'a> {
+    structure: &'a Structure<'a>,
+    producers: HashMap<&'a str, usize>,
+}
+
+impl<'a> Search<'a> {
+    fn producer(&self, tensor: &str) -> Option<&'a NodeProto> {
+        self.producers.get(tensor).map(|&index| &self.structure.nodes[index])
+    }
+
+    fn shape(&self, tensor: &str) -> &[usize] {
+        self.structure.shapes.get(tensor).map_or(&[], Vec::as_slice)
+    }
+
+    fn existing(&self, tensor: &str) -> Result<String, GraphError> {
+        match self.producer(tensor) {
+            Some(_) => Ok(tensor.to_owned()),
+            None => Err(GraphError::UnknownTensor(tensor.to_owned())),
+        }
+    }
+
+    /// Height x width > 1.
+    fn is_spatial(&self, tensor: &str) -> bool {
+        let layout = self.structure.layouts.get(tensor);
+        layout
+            .and_then(|&layout| extents(layout, self.shape(tensor)))
+            .is_some_and(|(_, height, width)| height * width > 1)
+    }
+
+    /// The tensor whose values `tensor` carries under another name or shape.
+    fn through_regrouping<'t>(&self, mut tensor: &'t str) -> &'t str
+    where
+        'a: 't,
+    {
+        while let Some(node) = self.producer(tensor) {
+            let transposes_space = node.op_type == "Transpose" && self.is_spatial(tensor);
+            if transposes_space || !REGROUPING.contains(&node.op_type.as_str()) {
+                break;
+            }
+            let Some(input) = node.input.first() else { break };
+            tensor = input;
+        }
+        tensor
+    }
+
+    fn logits(&self, output: &str) -> (String, Ending) {
+        let end = self.through_regrouping(output);
+        let before_softmax = |node: &NodeProto| node.input.first().cloned();
+        match self.producer(end).filter(|node| node.op_type.ends_with("Softmax")) {
+            Some(node) if node.op_type == "Softmax" => {
+                (before_softmax(node).unwrap_or_else(|| output.into()), Ending::Softmax)
+            }
+            Some(node) if node.op_type == "LogSoftmax" => {
+                (before_softmax(node).unwrap_or_else(|| output.into()), Ending::LogSoftmax)
+            }
+            _ => (output.to_owned(), Ending::Logits),
+        }
+    }
+
+    /// The ending that lies between logits given by name and the output.
+    fn softmax_behind(&self, logits: &str, output: &str) -> Ending {
+        let (found, ending) = self.logits(output);
+        if self.through_regrouping(&found) == self.through_regrouping(logits) {
+            ending
+        } else {
+            Ending::Logits
+        }
+    }
+
+    fn classifier(&self, logits: &str) -> Option<EmbeddingSource> {
+        let end = self.through_regrouping(logits);
+        let node = self.producer(end)?;
+        if let Some(data) = self.data_of_linear(node) {
+            return Some(EmbeddingSource::Tensor(data.to_owned()));
+        }
+        // A 1x1 convolution, perhaps an activation, then pooling over all of space.
+        let pooled = self.input_of_global_pool(node)?;
+        let mut map = self.through_regrouping(pooled);
+        while let Some(node) = self.producer(map) {
+            if !ACTIVATIONS.contains(&node.op_type.as_str()) {
+                break;
+            }
+            map = self.through_regrouping(node.input.first()?);
+        }
+        let convolution = self.producer(map).filter(|node| node.op_type == "Conv")?;
+        let pointwise = self.shape(convolution.input.get(1)?).iter().skip(2).all(|&k| k == 1);
+        let source = convolution.input.first()?;
+        (pointwise && self.is_spatial(source)).then(|| EmbeddingSource::PooledMap(source.clone()))
+    }
+
+    /// The data that enters a fully connected layer.
+    fn data_of_linear(&self, node: &'a NodeProto) -> Option<&'a str> {
+        let is_weight = |name: &str| (self.structure.weights)(name);
+        let [first, second, ..] = node.input.as_slice() else { return None };
+        match node.op_type.as_str() {
+            "Gemm" | "MatMul" if is_weight(second) => Some(first),
+            "Add" if is_weight(second) => {
+                let inner = self.producer(self.through_regrouping(first))?;
+                (inner.op_type != "Add").then(|| self.data_of_linear(inner)).flatten()
+            }
+            "Add" if is_weight(first) => {
+                let inner = self.producer(self.through_regrouping(second))?;
+                (inner.op_type != "Add").then(|| self.data_of_linear(inner)).flatten()
+            }
+            // A convolution that sees the whole map at once is a fully connected layer.
+            "Conv" if !self.is_spatial(node.output.first()?) => Some(first),
+            _ => None,
+        }
+    }
+
+    /// The map that `node` averages over all of space.
+    fn input_of_global_pool(&self, node: &'a NodeProto) -> Option<&'a str> {
+        let averages =
+            matches!(node.op_type.as_str(), "GlobalAveragePool" | "AveragePool" | "ReduceMean");
+        let (input, output) = (node.input.first()?, node.output.first()?);
+        let values = self.shape(output).iter().product::<usize>();
+        let layout = *self.structure.layouts.get(input.as_str())?;
+        let (channels, height, width) = extents(layout, self.shape(input))?;
+        (averages && height * width > 1 && values == channels).then_some(input.as_str())
+    }
+
+    /// The map whose mean over space is `tensor`, if it is one.
+    fn pooled_from(&self, tensor: &str) -> Option<&'a str> {
+        self.input_of_global_pool(self.producer(self.through_regrouping(tensor))?)
+    }
+}
+
+/// The feature map whose mean over space is the tensor `embedding`, if it is one: then a linear
+/// classifier behind it has a closed form for Grad-CAM.
+pub(super) fn pooled_from(structure: &Structure<'_>, embedding: &str) -> Option<String> {
+    let search = Search { structure, producers: producers(structure.nodes) };
+    search.pooled_from(embedding).map(ToOwned::to_owned)
+}

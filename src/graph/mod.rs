@@ -1,0 +1,22 @@
+//! ONNX in, tract graph out: check, describe, find the parts of a classifier, optimise, run.
+//!
+//! The way of a file: [`onnx`] decodes and distrusts it, [`topology`] orders it and finds waists,
+//! [`layout`] learns which axes are height and width, [`anatomy`] finds softmax, classifier and
+//! embedding, [`network`] puts these together, [`view`] declares tensors by name on the tract
+//! graph, [`plan`] runs it. Everything a user sees is described by ONNX tensor names; nobody outside
+//! needs to know what tract makes of them.
+
+mod anatomy;
+mod error;
+mod layout;
+mod network;
+mod onnx;
+mod plan;
+mod topology;
+mod view;
+
+pub use anatomy::{Ending, Overrides};
+pub use error::GraphError;
+pub use network::{Classifier, Embedding, Input, Layer, Network, Options, Part, Source};
+pub use plan::{Plan, Tensor};
+pub use view::{Tap, View};

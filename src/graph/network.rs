@@ -1,0 +1,450 @@
+//! A network that was loaded: its parts, its layers, its plan.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use tract_onnx::model::ParseResult;
+use tract_onnx::pb::NodeProto;
+use tract_onnx::prelude::InferenceModelExt as _;
+use tract_onnx::tract_hir::infer::Factoid as _;
+
+use super::anatomy::{self, Anatomy, EmbeddingSource, Structure};
+use super::onnx::{OnnxModel, declared_shape, node_name, sort_nodes};
+use super::{Ending, GraphError, Overrides, Plan, View, layout, topology};
+use crate::base::digest::Digest;
+use crate::vision::TensorLayout;
+
+/// The name under which the mean over space of a feature map is declared where no tensor of the
+/// network is the embedding.
+const POOLED_EMBEDDING: &str = "graftd.embedding";
+/// The largest side of an input: a larger one is a mistake or an attack.
+const MAX_SIDE: usize = 4096;
+
+/// Where the bytes of the ONNX file are. Views for explanations are made from them later, so a file
+/// has to stay in its place while the network is loaded.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// In memory.
+    Bytes(Cow<'static, [u8]>),
+    /// On disk; read anew whenever a view is made, and its digest compared.
+    File(PathBuf),
+}
+
+/// How to load a network.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Side of the square input, for files that leave it open; must agree with those that do not.
+    pub size: Option<u32>,
+    /// What to take instead of what is found by structure.
+    pub overrides: Overrides,
+}
+
+/// The image input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Name of the ONNX input.
+    pub name: String,
+    /// Order of its axes.
+    pub layout: TensorLayout,
+    /// 3 or 1.
+    pub channels: usize,
+    /// Side of the square, in pixels.
+    pub size: usize,
+}
+
+/// The network's own classifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classifier {
+    /// The ONNX tensor of the logits.
+    pub logits: String,
+    /// Number of classes.
+    pub classes: usize,
+    /// What the file does to the logits at its end.
+    pub ending: Ending,
+}
+
+/// The vector that heads are trained on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Embedding {
+    /// Its name for [`Network::view`].
+    pub tensor: String,
+    /// Number of values.
+    pub width: usize,
+    /// The feature map whose mean over space it is, if it is one.
+    pub pooled_from: Option<String>,
+}
+
+/// A tensor that the network computes on the way from image to logits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The ONNX tensor.
+    pub name: String,
+    /// The ONNX node that computes it.
+    pub node: String,
+    /// Type of that node, for example `Conv`.
+    pub operator: String,
+    /// Extents in the ONNX file's order of axes, batch 1 included.
+    pub shape: Vec<usize>,
+    /// Order of the axes, where there are four and they can be told.
+    pub layout: Option<TensorLayout>,
+    /// Height x width > 1: a heat map can be made.
+    pub spatial: bool,
+    /// Every path from image to logits passes here with this tensor alone: the network can be cut.
+    pub waist: bool,
+}
+
+/// A loaded network: described by ONNX names, ready to run, without a copy of its file.
+#[derive(Debug)]
+pub struct Network {
+    source: Source,
+    digest: Digest,
+    options: Options,
+    opset: i64,
+    input: Input,
+    output: String,
+    output_shape: Vec<usize>,
+    anatomy: Anatomy,
+    classes: Option<usize>,
+    embedding: Embedding,
+    layers: Vec<Layer>,
+    last_spatial: Option<String>,
+    plan: Plan,
+}
+
+/// The outputs of [`Network::plan`], in the order in which it declares them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// See [`Embedding`].
+    Embedding,
+    /// See [`Classifier`]; where there is none, the embedding once more.
+    Logits,
+    /// The last spatial layer, where there is one.
+    FeatureMap,
+}
+
+impl Network {
+    /// Reads, checks and describes a network and makes its plan.
+    ///
+    /// # Errors
+    /// Everything in [`GraphError`]; a file that cannot be read is [`GraphError::Malformed`].
+    pub fn load(source: Source, options: &Options) -> Result<Self, GraphError> {
+        let bytes = read(&source)?;
+        let digest = Digest::of(&bytes);
+        let mut model = OnnxModel::parse(&bytes)?;
+        drop(bytes);
+        sort_nodes(&mut model)?;
+        let opset = model.opset();
+        let output = model.graph().output[0].name.clone();
+        model.keep_only(&[&output]);
+        let input = find_input(&mut model, options)?;
+        let (parsed, shapes) = analyse(&model)?;
+        let nodes = &model.graph().node;
+        let layouts = layout::of_tensors(nodes, &input.name, input.layout, &shapes);
+        let data = reached_from(nodes, &input.name);
+        let is_weight = |name: &str| !data.contains(name);
+        let structure =
+            Structure { nodes, shapes: &shapes, layouts: &layouts, weights: &is_weight };
+        let anatomy = anatomy::find(&structure, &output, &options.overrides)?;
+
+        let width = |tensor: &str| shapes.get(tensor).map_or(0, |shape| shape.iter().product());
+        let classes = anatomy.has_classifier.then(|| width(&anatomy.logits));
+        let embedding = match &anatomy.embedding {
+            EmbeddingSource::Tensor(tensor) => Embedding {
+                tensor: tensor.clone(),
+                width: width(tensor),
+                pooled_from: anatomy::pooled_from(&structure, tensor),
+            },
+            EmbeddingSource::PooledMap(map) => Embedding {
+                tensor: POOLED_EMBEDDING.to_owned(),
+                width: layouts
+                    .get(map)
+                    .and_then(|&layout| layout::extents(layout, shapes.get(map)?))
+                    .map_or(0, |(channels, ..)| channels),
+                pooled_from: Some(map.clone()),
+            },
+        };
+        let waists = topology::waists(nodes, &input.name, &anatomy.logits).into_iter().collect();
+        let layers = describe(&structure, &data, &waists, &anatomy.logits);
+        let last_spatial = last_spatial(&layers);
+        let output_shape = shapes.get(&output).cloned().unwrap_or_default();
+
+        let declared = declared(&embedding, &anatomy, last_spatial.as_deref());
+        let view = if embedding.tensor == POOLED_EMBEDDING {
+            drop(parsed);
+            add_pooled_embedding(&mut model, &anatomy);
+            View::declare(parse(&model)?, &declared)?
+        } else {
+            View::declare(parsed, &declared)?
+        };
+        drop(model);
+        let plan = view.plan()?;
+        Ok(Self {
+            source,
+            digest,
+            options: options.clone(),
+            opset,
+            input,
+            output,
+            output_shape,
+            anatomy,
+            classes,
+            embedding,
+            layers,
+            last_spatial,
+            plan,
+        })
+    }
+
+    /// SHA-256 of the ONNX file.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Version of the standard operators that the file asks for.
+    pub fn opset(&self) -> i64 {
+        self.opset
+    }
+
+    /// The image input.
+    pub fn input(&self) -> &Input {
+        &self.input
+    }
+
+    /// Name and shape of the ONNX file's own (first) output.
+    pub fn output(&self) -> (&str, &[usize]) {
+        (&self.output, &self.output_shape)
+    }
+
+    /// The network's own classifier; `None` for a pure feature extractor.
+    pub fn classifier(&self) -> Option<Classifier> {
+        let (logits, ending) = (self.anatomy.logits.clone(), self.anatomy.ending);
+        self.classes.map(|classes| Classifier { logits, classes, ending })
+    }
+
+    /// The vector that heads are trained on.
+    pub fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
+
+    /// Every tensor between image and logits, in the order of the computation.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The layer `name`.
+    ///
+    /// # Errors
+    /// When the network has none of that name.
+    pub fn layer(&self, name: &str) -> Result<&Layer, GraphError> {
+        let layer = self.layers.iter().find(|layer| layer.name == name);
+        layer.ok_or_else(|| GraphError::UnknownTensor(name.to_owned()))
+    }
+
+    /// The last spatial layer: where Grad-CAM looks by default. `None` if no layer is spatial.
+    pub fn last_spatial(&self) -> Option<&Layer> {
+        self.last_spatial.as_deref().and_then(|name| self.layer(name).ok())
+    }
+
+    /// The plan that serves predictions; [`Network::parts`] says what its outputs are.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the outputs of [`Network::plan`] are, in their order.
+    pub fn parts(&self) -> &'static [Part] {
+        const ALL: [Part; 3] = [Part::Embedding, Part::Logits, Part::FeatureMap];
+        &ALL[..if self.last_spatial.is_some() { 3 } else { 2 }]
+    }
+
+    /// Declares ONNX tensors on a fresh decluttered graph. Besides [`Layer`] names, the names of the
+    /// embedding, the logits and the input are known.
+    ///
+    /// # Errors
+    /// A name that the network does not have; a file that changed since it was loaded.
+    pub fn view(&self, tensors: &[&str]) -> Result<View, GraphError> {
+        let bytes = read(&self.source)?;
+        if Digest::of(&bytes) != self.digest {
+            let reason = "the file has changed since it was loaded; load the backbone again";
+            return Err(GraphError::Malformed(reason.into()));
+        }
+        let mut model = OnnxModel::parse(&bytes)?;
+        drop(bytes);
+        sort_nodes(&mut model)?;
+        model.keep_only(&[&self.output]);
+        find_input(&mut model, &self.options)?;
+        add_pooled_embedding(&mut model, &self.anatomy);
+        View::declare(parse(&model)?, tensors)
+    }
+}
+
+fn read(source: &Source) -> Result<Cow<'static, [u8]>, GraphError> {
+    match source {
+        Source::Bytes(bytes) => Ok(bytes.clone()),
+        Source::File(path) => std::fs::read(path)
+            .map(Cow::Owned)
+            .map_err(|error| GraphError::Malformed(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Embedding, logits, last spatial layer: the order of [`Part`].
+fn declared<'a>(
+    embedding: &'a Embedding,
+    anatomy: &'a Anatomy,
+    last: Option<&'a str>,
+) -> Vec<&'a str> {
+    [embedding.tensor.as_str(), anatomy.logits.as_str()].into_iter().chain(last).collect()
+}
+
+fn add_pooled_embedding(model: &mut OnnxModel, anatomy: &Anatomy) {
+    if let EmbeddingSource::PooledMap(map) = &anatomy.embedding {
+        model.add_global_average_pool(map, POOLED_EMBEDDING);
+    }
+}
+
+/// tract's reading of the model, with nothing inferred yet. tract has been seen to panic on
+/// malformed files; a panic counts as an error.
+fn parse(model: &OnnxModel) -> Result<ParseResult, GraphError> {
+    let stage = "reading the network";
+    let parsed = guarded(stage, || model.operators().parse(model.proto(), None))?;
+    if parsed.unresolved_inputs.is_empty() {
+        Ok(parsed)
+    } else {
+        let inputs = parsed.unresolved_inputs.join(", ");
+        Err(GraphError::Malformed(format!("tensors {inputs} are used but never produced")))
+    }
+}
+
+/// Infers the shape of every tensor.
+fn analyse(model: &OnnxModel) -> Result<(ParseResult, HashMap<String, Vec<usize>>), GraphError> {
+    let mut parsed = parse(model)?;
+    guarded("inferring shapes", || parsed.model.analyse(false))?;
+    let shape = |outlet| {
+        let shape = parsed.model.outlet_fact(outlet).ok()?.shape.concretize()?;
+        shape.iter().map(|dim| usize::try_from(dim.to_i64().ok()?).ok()).collect::<Option<Vec<_>>>()
+    };
+    let shapes = parsed
+        .outlets_by_name
+        .iter()
+        .filter_map(|(name, &outlet)| Some((name.clone(), shape(outlet)?)))
+        .collect();
+    Ok((parsed, shapes))
+}
+
+fn guarded<T>(
+    stage: &'static str,
+    work: impl FnOnce() -> tract_onnx::prelude::TractResult<T>,
+) -> Result<T, GraphError> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    let panicked = GraphError::Engine { stage, message: "tract panicked on this network".into() };
+    caught.map_err(|_| panicked)?.map_err(GraphError::engine(stage))
+}
+
+/// Finds the one image input and fixes its shape in `model`.
+fn find_input(model: &mut OnnxModel, options: &Options) -> Result<Input, GraphError> {
+    let graph = model.graph();
+    let text = |shape: &Option<Vec<Option<usize>>>| match shape {
+        Some(dims) => {
+            let dims = dims.iter().map(|d| d.map_or("?".to_owned(), |extent| extent.to_string()));
+            format!("[{}]", dims.collect::<Vec<_>>().join(", "))
+        }
+        None => "[of unknown shape]".to_owned(),
+    };
+    let inputs: Vec<(String, Option<Vec<Option<usize>>>)> =
+        graph.input.iter().map(|input| (input.name.clone(), declared_shape(input))).collect();
+    let listed = inputs.iter().map(|(name, shape)| format!("{name:?} {}", text(shape)));
+    let listed =
+        if inputs.is_empty() { "none".to_owned() } else { listed.collect::<Vec<_>>().join(", ") };
+    let refuse =
+        |reason: &str| GraphError::Input { reason: reason.to_owned(), inputs: listed.clone() };
+
+    let wanted = options.overrides.input.as_deref();
+    let is_image = |(name, shape): &&(String, Option<Vec<Option<usize>>>)| {
+        wanted.map_or(shape.as_ref().is_some_and(|shape| shape.len() == 4), |wanted| name == wanted)
+    };
+    let mut images = inputs.iter().filter(is_image);
+    let (Some((name, Some(shape))), None) = (images.next(), images.next()) else {
+        return Err(refuse("exactly one input with four axes is needed"));
+    };
+    if inputs.len() > 1 || shape.len() != 4 {
+        return Err(refuse("no other input than one with four axes can be fed"));
+    }
+    let layout = layout::of_input(shape, &graph.node, name)
+        .ok_or_else(|| refuse("neither axis 1 nor axis 3 has three channels"))?;
+    let (channels, height, width) = match layout {
+        TensorLayout::Nchw => (shape[1], shape[2], shape[3]),
+        TensorLayout::Nhwc => (shape[3], shape[1], shape[2]),
+    };
+    let channels = channels.unwrap_or(3);
+    let asked = options.size.map(|size| size as usize);
+    let size = height.or(width).or(asked).ok_or_else(|| {
+        refuse("the file leaves height and width open: give the side of the square with --size")
+    })?;
+    let contradicts = |side: Option<usize>| side.is_some_and(|side| side != size);
+    if contradicts(height) || contradicts(width) || contradicts(asked) || size > MAX_SIDE {
+        return Err(refuse(
+            "height, width and the size asked for must be one number of at most 4096",
+        ));
+    }
+    let input = Input { name: name.clone(), layout, channels, size };
+    let shape = match layout {
+        TensorLayout::Nchw => [1, channels, size, size],
+        TensorLayout::Nhwc => [1, size, size, channels],
+    };
+    model.set_input_shape(&input.name, shape);
+    Ok(input)
+}
+
+/// The tensors that depend on the image.
+fn reached_from<'a>(nodes: &'a [NodeProto], input: &'a str) -> HashSet<&'a str> {
+    let mut reached = HashSet::from([input]);
+    for node in nodes {
+        if node.input.iter().any(|name| reached.contains(name.as_str())) {
+            reached.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    reached
+}
+
+fn describe(
+    structure: &Structure<'_>,
+    data: &HashSet<&str>,
+    waists: &HashSet<String>,
+    logits: &str,
+) -> Vec<Layer> {
+    let mut layers = Vec::new();
+    for node in structure.nodes {
+        let carries = node.input.iter().any(|name| data.contains(name.as_str()));
+        if !carries || matches!(node.op_type.as_str(), "Shape" | "Size") {
+            continue;
+        }
+        for name in node.output.iter().filter(|name| !name.is_empty()) {
+            let Some(shape) = structure.shapes.get(name.as_str()).cloned() else { continue };
+            let layout = structure.layouts.get(name.as_str()).copied();
+            let extents = layout.and_then(|layout| layout::extents(layout, &shape));
+            layers.push(Layer {
+                name: name.clone(),
+                node: node_name(node),
+                operator: node.op_type.clone(),
+                spatial: extents.is_some_and(|(_, height, width)| height * width > 1),
+                waist: waists.contains(name.as_str()),
+                shape,
+                layout,
+            });
+        }
+        if node.output.iter().any(|name| name == logits) {
+            break;
+        }
+    }
+    layers
+}
+
+/// The last spatial layer that computes something, a waist if there is one.
+fn last_spatial(layers: &[Layer]) -> Option<String> {
+    let computes = |layer: &&Layer| {
+        let renames = ["Identity", "Dropout", "Transpose", "Reshape", "Cast"];
+        layer.spatial && !renames.contains(&layer.operator.as_str())
+    };
+    let last = layers.iter().rev().filter(computes).find(|layer| layer.waist);
+    last.or_else(|| layers.iter().rev().find(computes)).map(|layer| layer.name.clone())
+}
