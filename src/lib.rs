@@ -17,4 +17,6 @@ pub mod graph;
 #[cfg(feature = "daemon")]
 pub mod heads;
 #[cfg(feature = "daemon")]
+pub mod store;
+#[cfg(feature = "daemon")]
 pub mod vision;
