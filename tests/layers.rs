@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// The generated protobuf types are no layer: they belong to the two sides of the wire.
 const GENERATED: &str = "proto";
-const KNOW_GENERATED: &[&str] = &["bin", "cli", "rpc", "client", GENERATED];
+const KNOW_GENERATED: &[&str] = &["rpc", "client", GENERATED];
 
 /// Crates of the network and of asynchronous code, unknown below the engine.
 const NETWORK_CRATES: &[&str] = &["tokio", "tonic", "prost", "hyper"];
