@@ -322,7 +322,8 @@ def graftd_logits(row, path, pictures, graftd, state):
     else:
         preprocessing = ["--preset", row.preset]
     run("models", "remove", row.id, ok=False)
-    run("models", "add", str(path), "--id", row.id, *preprocessing, "--resize", "squash")
+    preprocessing += ["--size", str(row.size), "--resize", "squash"]
+    run("models", "add", str(path), "--id", row.id, *preprocessing)
     files = []
     for index, picture in enumerate(pictures):
         file = pathlib.Path(state) / f"{row.size}-{index}.png"
