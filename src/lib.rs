@@ -13,10 +13,10 @@ pub mod base;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]
+pub mod grad;
+#[cfg(feature = "daemon")]
 pub mod graph;
 #[cfg(feature = "daemon")]
 pub mod heads;
-#[cfg(feature = "daemon")]
-pub mod store;
 #[cfg(feature = "daemon")]
 pub mod vision;
