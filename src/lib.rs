@@ -19,4 +19,6 @@ pub mod graph;
 #[cfg(feature = "daemon")]
 pub mod heads;
 #[cfg(feature = "daemon")]
+pub mod train;
+#[cfg(feature = "daemon")]
 pub mod vision;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HeadError, Linear, Neighbours, Perceptron};
+use super::{HeadError, Kernel, Linear, Neighbours, Perceptron};
 
 /// How a head was trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,6 +63,8 @@ pub enum Classifier {
     Linear(Linear),
     /// The training embeddings and their labels.
     Neighbours(Neighbours),
+    /// Weights on a kernel's values at landmarks.
+    Kernel(Kernel),
     /// Two linear layers with a rectifier between.
     Perceptron(Perceptron),
 }
@@ -73,6 +75,7 @@ impl Classifier {
         match self {
             Self::Linear(linear) => linear.weights().columns(),
             Self::Neighbours(neighbours) => neighbours.width(),
+            Self::Kernel(kernel) => kernel.width(),
             Self::Perceptron(perceptron) => perceptron.hidden().weights().columns(),
         }
     }
@@ -82,6 +85,7 @@ impl Classifier {
         match self {
             Self::Linear(linear) => linear.bias().len(),
             Self::Neighbours(neighbours) => neighbours.classes(),
+            Self::Kernel(kernel) => kernel.output().bias().len(),
             Self::Perceptron(perceptron) => perceptron.output().bias().len(),
         }
     }
@@ -91,6 +95,7 @@ impl Classifier {
         match self {
             Self::Linear(linear) => linear.logits(x),
             Self::Neighbours(neighbours) => neighbours.logits(x),
+            Self::Kernel(kernel) => kernel.logits(x),
             Self::Perceptron(perceptron) => perceptron.logits(x),
         }
     }
@@ -100,6 +105,7 @@ impl Classifier {
         match self {
             Self::Linear(linear) => linear.vjp(cotangent),
             Self::Neighbours(neighbours) => neighbours.vjp(x, cotangent),
+            Self::Kernel(kernel) => kernel.vjp(x, cotangent),
             Self::Perceptron(perceptron) => perceptron.vjp(x, cotangent),
         }
     }
@@ -112,6 +118,9 @@ impl Classifier {
         let ok = match self {
             Self::Linear(linear) => finite(linear),
             Self::Neighbours(neighbours) => neighbours.rows().iter().all(|v| v.is_finite()),
+            Self::Kernel(kernel) => {
+                finite(kernel.output()) && kernel.landmarks().iter().all(|v| v.is_finite())
+            }
             Self::Perceptron(perceptron) => {
                 finite(perceptron.hidden()) && finite(perceptron.output())
             }

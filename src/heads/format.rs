@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::labels::MAX_CLASSES;
 use super::{
-    Classifier, Head, HeadError, Kind, Linear, Mahalanobis, Matrix, Neighbours, Novelty,
+    Classifier, Head, HeadError, Kernel, Kind, Linear, Mahalanobis, Matrix, Neighbours, Novelty,
     NoveltyScore, Perceptron, Provenance, Step, Transform,
 };
 
@@ -50,6 +50,7 @@ enum StepName {
 enum ClassifierDescription {
     Linear,
     Neighbours { neighbours: usize, bandwidth: f32 },
+    Kernel { bandwidth: f32 },
     Perceptron,
 }
 
@@ -117,6 +118,12 @@ impl Head {
                 write_linear("classifier.hidden", perceptron.hidden(), &mut tensors);
                 write_linear("classifier.output", perceptron.output(), &mut tensors);
                 ClassifierDescription::Perceptron
+            }
+            Classifier::Kernel(kernel) => {
+                write_linear("classifier.output", kernel.output(), &mut tensors);
+                let shape = [kernel.output().weights().columns(), kernel.width()];
+                tensors.push(("classifier.landmarks".into(), halves(&shape, kernel.landmarks())));
+                ClassifierDescription::Kernel { bandwidth: kernel.bandwidth() }
             }
             Classifier::Neighbours(neighbours) => {
                 let shape = [neighbours.labels().len(), neighbours.width()];
@@ -208,6 +215,14 @@ fn read_head(description: Description, reader: &mut Reader<'_>) -> Result<Head, 
             reader.linear("classifier.hidden")?,
             reader.linear("classifier.output")?,
         )?),
+        ClassifierDescription::Kernel { bandwidth } => {
+            let output = reader.linear("classifier.output")?;
+            let (shape, landmarks) = reader.halves("classifier.landmarks")?;
+            let &[_, width] = shape.as_slice() else {
+                return Err(bad("classifier.landmarks is not a matrix"));
+            };
+            Classifier::Kernel(Kernel::new(landmarks, width, bandwidth, output)?)
+        }
         ClassifierDescription::Neighbours { neighbours, bandwidth } => {
             let (shape, rows) = reader.halves("classifier.rows")?;
             let labels = reader.labels("classifier.labels")?;
@@ -366,6 +381,11 @@ mod tests {
                 let rows = Neighbours::new(&matrix(4, 3), vec![0, 1, 1, 0], 2, 3, 0.1).unwrap();
                 (Kind::Knn, Classifier::Neighbours(rows))
             }
+            2 => {
+                let rows = [0.6, 0.8, 0.0, 0.0, 0.0, 1.0].map(f16::from_f32).to_vec();
+                let kernel = Kernel::new(rows, 3, 0.5, linear(2, 2)).unwrap();
+                (Kind::Softmax, Classifier::Kernel(kernel))
+            }
             _ => {
                 let perceptron = Perceptron::new(linear(5, 3), linear(2, 5)).unwrap();
                 (Kind::Mlp, Classifier::Perceptron(perceptron))
@@ -395,7 +415,7 @@ mod tests {
 
     #[test]
     fn every_form_of_head_comes_back_as_it_was_saved() {
-        for form in 0..3 {
+        for form in 0..4 {
             let head = sample(form);
             let bytes = head.to_bytes().unwrap();
             assert_eq!(Head::from_bytes(&bytes).unwrap(), head);
@@ -423,7 +443,7 @@ mod tests {
     proptest! {
         #[test]
         fn damaged_bytes_never_panic_and_what_is_read_can_be_used(
-            form in 0_usize..3,
+            form in 0_usize..4,
             damage in prop::collection::vec((0_usize..4096, any::<u8>()), 1..6),
         ) {
             let mut bytes = sample(form).to_bytes().unwrap();

@@ -277,7 +277,7 @@ pub fn sigmoid(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heads::{Linear, Neighbours, Perceptron, Step};
+    use crate::heads::{Kernel, Linear, Neighbours, Perceptron, Step};
 
     fn labels(n: usize) -> Vec<String> {
         (0..n).map(|i| format!("class {i}")).collect()
@@ -298,6 +298,8 @@ mod tests {
         let unit = Transform::new(vec![Step::UnitLength]).unwrap();
         let rows = Matrix::new(3, 4, linear(3, 4, 2.0).weights().values().to_vec()).unwrap();
         let knn = Neighbours::new(&rows, vec![0, 1, 2], 3, 3, 0.2).unwrap();
+        let landmarks = [0.5, 0.5, 0.5, 0.5, 0.6, 0.0, 0.8, 0.0].map(half::f16::from_f32).to_vec();
+        let kernel = Kernel::new(landmarks, 4, 0.4, linear(3, 2, 0.7)).unwrap();
         let mlp = Perceptron::new(linear(5, 4, 0.3), linear(3, 5, 0.9)).unwrap();
         let make = |kind, transform: &Transform, classifier| {
             Head::new(kind, labels(3), transform.clone(), classifier)
@@ -309,6 +311,7 @@ mod tests {
             make(Kind::Softmax, &standardise(), Classifier::Linear(linear(3, 4, 0.0))),
             make(Kind::Prototype, &unit, Classifier::Linear(linear(3, 4, 0.5))),
             make(Kind::Knn, &standardise(), Classifier::Neighbours(knn)),
+            make(Kind::Softmax, &standardise(), Classifier::Kernel(kernel)),
             make(Kind::Mlp, &unit, Classifier::Perceptron(mlp)),
         ]
     }

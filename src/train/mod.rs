@@ -1,0 +1,38 @@
+//! Fitting heads: pure algorithms from embeddings and labels to a [`crate::heads::Head`].
+//!
+//! [`fit`] is the way in: it chooses a recipe by cross-validation, calibrates, fits, and sets the
+//! threshold for unknowns. Everything runs on rayon's current thread pool (a caller that wants low
+//! priority installs its own), gives the same bytes on any number of threads, and looks at its
+//! [`crate::base::cancel::Cancel`] at least every 100 ms.
+
+mod blocks;
+mod calibration;
+mod covariance;
+mod error;
+mod fit;
+mod folds;
+pub mod kernel;
+mod lbfgs;
+pub mod lda;
+mod linear_algebra;
+pub mod logistic;
+pub mod nearest;
+pub mod novelty;
+pub mod perceptron;
+pub mod prototypes;
+mod recipe;
+pub mod report;
+mod rows;
+mod samples;
+mod streaming;
+
+pub use calibration::{calibration_error, fit_temperature, log_loss};
+pub use error::TrainError;
+pub use fit::{NoveltyMethod, Options, Phase, Progress, Trained, Trial, fit};
+pub use folds::{split, stratified};
+pub use lbfgs::Stop;
+pub use recipe::{Features, Recipe};
+pub use report::{Report, compare, evaluate};
+pub use rows::{DenseRows, HalfRows, Rows, Subset};
+pub use samples::{Samples, balanced_weights};
+pub use streaming::StreamingLda;

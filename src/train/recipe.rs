@@ -1,0 +1,224 @@
+//! One way of fitting a head, and the ways that are tried.
+
+use serde::Serialize;
+
+use super::blocks::{read_all, read_block};
+use super::covariance::moments;
+use super::lbfgs::Stop;
+use super::lda::Shrinkage;
+use super::logistic::{self, LogisticOptions};
+use super::perceptron::{self, PerceptronOptions};
+use super::rows::DenseRows;
+use super::{Options, Samples, TrainError, kernel, lda, nearest, prototypes};
+use crate::base::cancel::Cancel;
+use crate::heads::{Classifier, Kind, Linear, Step, Transform};
+
+/// Up to this many bytes, transformed samples are kept as f32 for the time of a fit.
+const DENSE_BYTES: usize = 64 << 20;
+
+/// What is done to the embedding first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Features {
+    /// Nothing.
+    Raw,
+    /// Length 1.
+    UnitLength,
+    /// Mean 0 and variance 1 in every feature.
+    Standardised,
+    /// Length 1, then mean 0 and variance 1.
+    UnitLengthStandardised,
+    /// The values of a Gaussian kernel at the samples.
+    Kernel,
+}
+
+/// One way of fitting a head.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Recipe {
+    /// Kind of head.
+    pub kind: Kind,
+    /// Features that it sees.
+    pub features: Features,
+    /// Inverse strength of the penalty; only softmax heads have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inverse_penalty: Option<f64>,
+}
+
+impl std::fmt::Display for Recipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let features = match self.features {
+            Features::Raw => "raw features",
+            Features::UnitLength => "unit-length features",
+            Features::Standardised => "standardised features",
+            Features::UnitLengthStandardised => "unit-length standardised features",
+            Features::Kernel => "a Gaussian kernel",
+        };
+        write!(f, "{} on {features}", self.kind)?;
+        self.inverse_penalty.map_or(Ok(()), |c| write!(f, ", C = {c}"))
+    }
+}
+
+/// Kinds that `auto` tries, cheapest first, so that equals are decided for the simpler one.
+const AUTO: [Kind; 4] = [Kind::Prototype, Kind::Lda, Kind::Softmax, Kind::Knn];
+
+/// The recipes worth trying for a kind, or for `auto` if `kind` is `None`.
+pub fn candidates(options: &Options) -> Vec<Recipe> {
+    let kinds = options.kind.map_or(AUTO.to_vec(), |kind| vec![kind]);
+    kinds.into_iter().flat_map(|kind| of_kind(kind, options)).collect()
+}
+
+fn of_kind(kind: Kind, options: &Options) -> Vec<Recipe> {
+    use Features::{Standardised, UnitLength, UnitLengthStandardised};
+    let one = |features| Recipe { kind, features, inverse_penalty: None };
+    match kind {
+        // Strongest penalty first: each solution is the start of the next.
+        Kind::Softmax | Kind::MultiLabel => match options.inverse_penalty {
+            Some(c) => vec![Recipe { inverse_penalty: Some(c), ..one(UnitLength) }],
+            None => [(UnitLength, 10.0), (UnitLength, 30.0), (UnitLength, 100.0)]
+                .into_iter()
+                .chain([(UnitLengthStandardised, 0.001), (UnitLengthStandardised, 0.01)])
+                .chain([
+                    (Features::Kernel, 3.0),
+                    (Features::Kernel, 10.0),
+                    (Features::Kernel, 30.0),
+                ])
+                .map(|(features, c)| Recipe { inverse_penalty: Some(c), ..one(features) })
+                .collect(),
+        },
+        Kind::Lda | Kind::Slda | Kind::Prototype | Kind::Knn => vec![one(UnitLength)],
+        Kind::Mlp => vec![one(Standardised)],
+    }
+}
+
+/// The fitted parts of a head.
+#[derive(Debug, Clone)]
+pub struct Fitted {
+    /// Applied to the raw embedding.
+    pub transform: Transform,
+    /// Applied to what the transform gives.
+    pub classifier: Classifier,
+}
+
+impl Fitted {
+    /// Scores of the rows of `samples`, row-major, one a class.
+    ///
+    /// # Errors
+    /// [`TrainError::Cancelled`].
+    pub fn scores(&self, samples: &Samples<'_>, cancel: &Cancel) -> Result<Vec<f32>, TrainError> {
+        let mut row = vec![0.0_f32; samples.rows.width()];
+        let mut scores = Vec::with_capacity(samples.len() * samples.classes.len());
+        for index in 0..samples.len() {
+            cancel.check()?;
+            read_block(samples.rows, &self.transform, index, &mut row);
+            scores.extend(self.classifier.scores(&row));
+        }
+        Ok(scores)
+    }
+}
+
+/// Fits `recipe`. `start` may be a solution of a like recipe; it saves iterations only.
+///
+/// # Errors
+/// What the kind's own function returns.
+pub fn fit(
+    recipe: &Recipe,
+    samples: &Samples<'_>,
+    options: &Options,
+    stop: Stop,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(usize, f64),
+) -> Result<Fitted, TrainError> {
+    let transform = transform(recipe.features, samples, cancel)?;
+    let seed_of_landmarks = options.seed;
+    let classifier = match recipe.kind {
+        Kind::Lda => {
+            let shrinkage = Shrinkage::LedoitWolfByClass;
+            Classifier::Linear(lda::fit(samples, &transform, shrinkage, cancel)?)
+        }
+        Kind::Slda => {
+            let shrinkage = Shrinkage::OracleApproximating;
+            Classifier::Linear(lda::fit(samples, &transform, shrinkage, cancel)?)
+        }
+        Kind::Prototype => Classifier::Linear(prototypes::fit(samples, cancel)?),
+        Kind::Knn => Classifier::Neighbours(nearest::fit(samples, &transform, options.neighbours)?),
+        Kind::Softmax => {
+            let options = LogisticOptions {
+                inverse_penalty: recipe.inverse_penalty.unwrap_or(1.0),
+                label_smoothing: f64::from(options.label_smoothing),
+                stop,
+            };
+            if recipe.features == Features::Kernel {
+                let seed = seed_of_landmarks;
+                Classifier::Kernel(kernel::fit(samples, 1.0, &options, seed, cancel, progress)?)
+            } else {
+                Classifier::Linear(fit_softmax(samples, &transform, &options, cancel, progress)?)
+            }
+        }
+        Kind::Mlp => {
+            let options = PerceptronOptions {
+                hidden: options.hidden,
+                label_smoothing: options.label_smoothing,
+                seed: options.seed,
+                ..PerceptronOptions::default()
+            };
+            let fitted = perceptron::fit(samples, &transform, &options, cancel, progress)?;
+            Classifier::Perceptron(fitted)
+        }
+        Kind::MultiLabel => {
+            return Err(TrainError::Invalid(
+                "a multi-label head needs sets of labels; use fit_multi_label".into(),
+            ));
+        }
+    };
+    Ok(Fitted { transform, classifier })
+}
+
+fn fit_softmax(
+    samples: &Samples<'_>,
+    transform: &Transform,
+    options: &LogisticOptions,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(usize, f64),
+) -> Result<Linear, TrainError> {
+    let bytes = samples.len() * samples.rows.width() * size_of::<f32>();
+    if bytes > DENSE_BYTES {
+        return Ok(logistic::fit_softmax(samples, transform, options, cancel, progress)?.linear);
+    }
+    let values = read_all(samples.rows, transform);
+    let rows = DenseRows::new(&values, samples.rows.width())
+        .ok_or_else(|| TrainError::Invalid("an embedding is 0 wide".into()))?;
+    let dense = Samples {
+        rows: &rows,
+        labels: samples.labels.clone(),
+        weights: samples.weights.clone(),
+        classes: samples.classes.clone(),
+    };
+    let none = Transform::default();
+    Ok(logistic::fit_softmax(&dense, &none, options, cancel, progress)?.linear)
+}
+
+/// The transform that gives `features`, with means and scales of `samples`.
+///
+/// # Errors
+/// [`TrainError::Cancelled`].
+pub fn transform(
+    features: Features,
+    samples: &Samples<'_>,
+    cancel: &Cancel,
+) -> Result<Transform, TrainError> {
+    let mut steps = Vec::new();
+    if matches!(features, Features::UnitLength | Features::UnitLengthStandardised) {
+        steps.push(Step::UnitLength);
+    }
+    if matches!(features, Features::Standardised | Features::UnitLengthStandardised) {
+        let before = Transform::new(steps.clone())?;
+        let all: Vec<usize> = (0..samples.len()).collect();
+        let (mean, variance) = moments(samples.rows, &before, &all, cancel)?;
+        let scale = |v: &f64| if *v > 1e-20 { (1.0 / v.sqrt()) as f32 } else { 1.0 };
+        steps.push(Step::Standardise {
+            mean: mean.iter().map(|&m| m as f32).collect(),
+            scale: variance.iter().map(scale).collect(),
+        });
+    }
+    Ok(Transform::new(steps)?)
+}

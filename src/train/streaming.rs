@@ -1,0 +1,311 @@
+//! Streaming linear discriminant analysis (Hayes and Kanan 2020, "Lifelong machine learning with
+//! deep streaming linear discriminant analysis"): running class means and the running covariance
+//! within classes. A sample is learnt by one rank-one update; after any number of samples the
+//! discriminant equals that of the batch.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use safetensors::tensor::{Dtype, SafeTensors, View};
+
+use super::TrainError;
+use super::covariance::Scatter;
+use super::lda::{Shrinkage, discriminant, intensity};
+use crate::base::cancel::Cancel;
+use crate::heads::{HeadError, Linear, MAX_CLASSES, Step, Transform, check_label};
+
+/// Widest embedding whose covariance is kept (a 4096-wide one takes 128 MiB).
+const MAX_WIDTH: usize = 4096;
+const METADATA_KEY: &str = "graftd";
+const FORMAT: &str = "streaming-lda-1";
+
+/// Everything that streaming LDA knows of the samples it has seen, in f64.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamingLda {
+    classes: Vec<String>,
+    width: usize,
+    counts: Vec<f64>,
+    /// Classes x width.
+    means: Vec<f64>,
+    /// Lower triangle of the scatter within classes, packed rows.
+    scatter: Vec<f64>,
+    /// Scratch: the current sample, transformed, minus its class mean.
+    difference: Vec<f64>,
+}
+
+impl StreamingLda {
+    /// Knows nothing yet; `width` is that of the embedding, 1 to 4096.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] for another width.
+    pub fn new(width: usize) -> Result<Self, TrainError> {
+        if !(1..=MAX_WIDTH).contains(&width) {
+            return Err(TrainError::Invalid(format!(
+                "streaming LDA keeps a covariance of width x width; {width} is not in 1..={MAX_WIDTH}"
+            )));
+        }
+        Ok(Self {
+            classes: Vec::new(),
+            width,
+            counts: Vec::new(),
+            means: Vec::new(),
+            scatter: vec![0.0; width * (width + 1) / 2],
+            difference: Vec::new(),
+        })
+    }
+
+    /// What is done to an embedding first: length 1, which needs no knowledge of other samples.
+    pub fn transform() -> Transform {
+        Transform::new(vec![Step::UnitLength]).unwrap_or_default()
+    }
+
+    /// Labels seen so far, in the order of their first sample.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Samples seen of every class.
+    pub fn counts(&self) -> &[f64] {
+        &self.counts
+    }
+
+    /// Learns one sample: at most 2 ms for an embedding 1280 wide. A new label makes a new class.
+    ///
+    /// # Errors
+    /// [`TrainError::Head`] for a wrong width or a label that cannot be used,
+    /// [`TrainError::NotFinite`], [`TrainError::Invalid`] for too many classes.
+    pub fn add(&mut self, embedding: &[f32], label: &str) -> Result<(), TrainError> {
+        if embedding.len() != self.width {
+            let found = embedding.len();
+            return Err(HeadError::Width { expected: self.width, found }.into());
+        }
+        if let Some(column) = embedding.iter().position(|v| !v.is_finite()) {
+            return Err(TrainError::NotFinite { row: 0, column });
+        }
+        let class = self.class_of(label)?;
+        let mut x = embedding.to_vec();
+        Self::transform().apply(&mut x);
+        let count = self.counts[class];
+        let mean = &mut self.means[class * self.width..(class + 1) * self.width];
+        self.difference.clear();
+        self.difference.extend(x.iter().zip(&*mean).map(|(x, m)| f64::from(*x) - m));
+        for (m, d) in mean.iter_mut().zip(&self.difference) {
+            *m += d / (count + 1.0);
+        }
+        self.counts[class] = count + 1.0;
+        // sum (x - mean)(x - mean)' grows by d d' n / (n + 1), d taken from the old mean.
+        let factor = count / (count + 1.0);
+        if factor > 0.0 {
+            let mut start = 0;
+            for row in 0..self.width {
+                let scale = factor * self.difference[row];
+                let values = &mut self.scatter[start..=start + row];
+                for (value, d) in values.iter_mut().zip(&self.difference) {
+                    *value += scale * d;
+                }
+                start += row + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The discriminant of all samples so far, on embeddings of length 1, and its classes' order is
+    /// that of [`StreamingLda::classes`].
+    ///
+    /// # Errors
+    /// [`TrainError::Empty`], [`TrainError::OneClass`], [`TrainError::Cancelled`].
+    pub fn discriminant(
+        &self,
+        shrinkage: Shrinkage,
+        cancel: &Cancel,
+    ) -> Result<Linear, TrainError> {
+        match self.classes.as_slice() {
+            [] => return Err(TrainError::Empty),
+            [only] => return Err(TrainError::OneClass(only.clone())),
+            _ => {}
+        }
+        let count: f64 = self.counts.iter().sum();
+        let mut scatter = Scatter::new(self.width);
+        scatter.count = count;
+        let mut start = 0;
+        for row in 0..self.width {
+            scatter.gram[row * self.width..=row * self.width + row]
+                .copy_from_slice(&self.scatter[start..=start + row]);
+            start += row + 1;
+        }
+        let covariance = scatter.shrunk(intensity(&scatter, shrinkage));
+        drop(scatter);
+        let means: Vec<Vec<f64>> =
+            self.means.chunks_exact(self.width).map(<[f64]>::to_vec).collect();
+        let priors: Vec<f64> = self.counts.iter().map(|n| n / count).collect();
+        discriminant(&means, &priors, covariance, cancel)
+    }
+
+    fn class_of(&mut self, label: &str) -> Result<usize, TrainError> {
+        if let Some(class) = self.classes.iter().position(|known| known == label) {
+            return Ok(class);
+        }
+        check_label(label)?;
+        if self.classes.len() == MAX_CLASSES {
+            return Err(TrainError::Invalid(format!("more than {MAX_CLASSES} classes")));
+        }
+        self.classes.push(label.to_owned());
+        self.counts.push(0.0);
+        self.means.resize(self.means.len() + self.width, 0.0);
+        Ok(self.classes.len() - 1)
+    }
+
+    /// The statistics as a safetensors file.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] if the labels cannot be written as JSON.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, TrainError> {
+        let json = serde_json::json!({"format": FORMAT, "classes": self.classes});
+        let metadata = HashMap::from([(METADATA_KEY.to_owned(), json.to_string())]);
+        let classes = self.classes.len();
+        let tensors = [
+            ("counts", Doubles { shape: vec![classes], values: &self.counts }),
+            ("means", Doubles { shape: vec![classes, self.width], values: &self.means }),
+            ("scatter", Doubles { shape: vec![self.scatter.len()], values: &self.scatter }),
+        ];
+        safetensors::serialize(tensors, Some(metadata))
+            .map_err(|e| TrainError::Invalid(e.to_string()))
+    }
+
+    /// Reads what [`StreamingLda::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] for anything else, also if damaged.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, TrainError> {
+        let bad = |reason: String| {
+            TrainError::Invalid(format!("these are not the statistics of streaming LDA: {reason}"))
+        };
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| bad(e.to_string()))?;
+        let json: serde_json::Value = metadata
+            .metadata()
+            .as_ref()
+            .and_then(|map| map.get(METADATA_KEY))
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or_else(|| bad("no description".into()))?;
+        if json["format"] != FORMAT {
+            return Err(bad("unknown format".into()));
+        }
+        let classes: Vec<String> =
+            serde_json::from_value(json["classes"].clone()).map_err(|e| bad(e.to_string()))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(e.to_string()))?;
+        let read = |name: &str| -> Result<(Vec<usize>, Vec<f64>), TrainError> {
+            let view = tensors.tensor(name).map_err(|e| bad(e.to_string()))?;
+            let (words, _) = view.data().as_chunks::<8>();
+            let values: Vec<f64> = words.iter().map(|w| f64::from_le_bytes(*w)).collect();
+            if view.dtype() != Dtype::F64 || values.iter().any(|v| !v.is_finite()) {
+                return Err(bad(format!("{name} is not finite numbers")));
+            }
+            Ok((view.shape().to_vec(), values))
+        };
+        let (_, counts) = read("counts")?;
+        let (shape, means) = read("means")?;
+        let (_, scatter) = read("scatter")?;
+        let width = shape.get(1).copied().unwrap_or(0);
+        let mut statistics = Self::new(width)?;
+        let fits = shape == [classes.len(), width]
+            && counts.len() == classes.len()
+            && counts.iter().all(|n| *n >= 1.0)
+            && scatter.len() == statistics.scatter.len();
+        if !fits {
+            return Err(bad("its parts do not fit each other".into()));
+        }
+        for label in &classes {
+            statistics.class_of(label)?;
+        }
+        if statistics.classes.len() != classes.len() {
+            return Err(bad("a label occurs twice".into()));
+        }
+        statistics.counts = counts;
+        statistics.means = means;
+        statistics.scatter = scatter;
+        Ok(statistics)
+    }
+}
+
+struct Doubles<'a> {
+    shape: Vec<usize>,
+    values: &'a [f64],
+}
+
+impl View for Doubles<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F64
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+    fn data_len(&self) -> usize {
+        self.values.len() * size_of::<f64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::{DenseRows, Samples, lda};
+
+    fn embedding(i: usize) -> Vec<f32> {
+        (0..12)
+            .map(|j| ((i * 37 + j * j * 11) % 29) as f32 / 29.0 + f32::from(j % 3 == i % 3))
+            .collect()
+    }
+
+    fn learnt(count: usize) -> StreamingLda {
+        let mut streaming = StreamingLda::new(12).unwrap();
+        for i in 0..count {
+            streaming.add(&embedding(i), ["a", "b", "c"][i % 3]).unwrap();
+        }
+        streaming
+    }
+
+    #[test]
+    fn after_every_sample_it_equals_the_batch() {
+        for count in [3, 4, 10, 50, 200] {
+            let values: Vec<f32> = (0..count).flat_map(embedding).collect();
+            let rows = DenseRows::new(&values, 12).unwrap();
+            let labels = (0..count).map(|i| (i % 3) as u32).collect();
+            let classes = ["a", "b", "c"].map(String::from).to_vec();
+            let samples = Samples::new(&rows, labels, classes);
+            let cancel = Cancel::default();
+            let shrinkage = Shrinkage::OracleApproximating;
+            let batch = lda::fit(&samples, &StreamingLda::transform(), shrinkage, &cancel).unwrap();
+            let streaming = learnt(count).discriminant(shrinkage, &cancel).unwrap();
+            let scale = batch.weights().values().iter().fold(1.0_f32, |m, w| m.max(w.abs()));
+            let pairs = batch.weights().values().iter().zip(streaming.weights().values());
+            for (a, b) in pairs.chain(batch.bias().iter().zip(streaming.bias())) {
+                assert!((a - b).abs() <= 1e-5 * scale, "after {count}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn statistics_survive_a_save_and_go_on_as_if_nothing_had_happened() {
+        let mut kept = learnt(20);
+        let bytes = kept.to_bytes().unwrap();
+        let mut loaded = StreamingLda::from_bytes(&bytes).unwrap();
+        kept.add(&embedding(20), "new").unwrap();
+        loaded.add(&embedding(20), "new").unwrap();
+        assert_eq!(kept, loaded);
+        for end in 0..bytes.len() {
+            assert!(StreamingLda::from_bytes(&bytes[..end]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_nan_or_a_wrong_width_changes_nothing() {
+        let mut streaming = learnt(5);
+        let before = streaming.clone();
+        assert!(streaming.add(&[0.0; 3], "a").is_err());
+        assert!(streaming.add(&[f32::NAN; 12], "a").is_err());
+        assert!(streaming.add(&embedding(0), "").is_err());
+        assert_eq!(streaming, before);
+    }
+}
