@@ -22,7 +22,7 @@ impl Digest {
 }
 
 /// Computes a digest piece by piece.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hasher(sha2::Sha256);
 
 impl Hasher {
