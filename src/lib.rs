@@ -19,6 +19,8 @@ pub mod graph;
 #[cfg(feature = "daemon")]
 pub mod heads;
 #[cfg(feature = "daemon")]
+pub mod store;
+#[cfg(feature = "daemon")]
 pub mod train;
 #[cfg(feature = "daemon")]
 pub mod vision;

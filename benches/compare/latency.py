@@ -26,14 +26,14 @@ import openvino
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
-def median_ms(run, count):
-    """Median wall time of `count` calls of `run`, after two that warm the caches."""
-    times = []
-    for index in range(count + 2):
+def median_ms(run, seconds):
+    """Median wall time of `run`, called for so long after two calls that warm the caches."""
+    run(), run()
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
         start = time.perf_counter()
         run()
-        if index >= 2:
-            times.append((time.perf_counter() - start) * 1e3)
+        times.append((time.perf_counter() - start) * 1e3)
     return statistics.median(times)
 
 
@@ -56,10 +56,10 @@ def in_openvino(path, tensor):
     return lambda: request.infer([tensor])
 
 
-def in_graftd(graftd, state, backbone, count):
+def in_graftd(graftd, state, backbone, seconds):
     """`graftd bench` measures inside its own process: the engine object is the network alone."""
     command = [graftd, "bench", "--backbone", backbone, "--threads", "1", "--json"]
-    command += ["--iterations", str(count), "--state-dir", state]
+    command += ["--seconds", str(seconds), "--state-dir", state]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)["engine"]["median_ms"]
 
@@ -68,7 +68,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--graftd", default="target/release/graftd")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=30, help="images a round")
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each in each round")
     parser.add_argument("--only", nargs="*", help="ids of the networks to run")
     arguments = parser.parse_args()
     default = REPOSITORY / "../shared/assets"
@@ -93,8 +93,8 @@ def main():
             tensor = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
             runs = [in_onnxruntime(path, tensor), in_openvino(path, tensor)]
             rounds = [
-                [in_graftd(arguments.graftd, state, id, arguments.count)]
-                + [median_ms(run, arguments.count) for run in runs]
+                [in_graftd(arguments.graftd, state, id, arguments.seconds)]
+                + [median_ms(run, arguments.seconds) for run in runs]
                 for _ in range(arguments.rounds)
             ]
             ours, ort, vino = (statistics.median(column) for column in zip(*rounds))

@@ -3,8 +3,8 @@
 
 Twelve networks get seeded random weights, are exported to ONNX the way a user would do it, and answer
 for three drawn pictures. Keras applications keep the softmax, the NHWC input and the preprocessing
-layers that their export carries; AlexNet, which Keras lacks, is written with plain onnx helpers in
-its original form (two groups, local response normalisation).
+layers that their export carries; AlexNet, which Keras lacks, and VGG-16, whose export needs too much
+memory, are written with plain onnx helpers.
 
 Random weights usually give flat logits, on which any two programs agree. Here batch normalisation
 takes its statistics from drawn pictures, kernels are drawn with He's variance, and the classifier is
@@ -41,7 +41,7 @@ class Architecture:
 
     id: str
     title: str
-    keras: str  # name in keras.applications, or empty
+    keras: str  # name in keras.applications; empty where PLAIN has the network
     size: int
     preset: str  # graftd's name of the preprocessing, or `raw` for pixels 0..255
 
@@ -55,7 +55,7 @@ ARCHITECTURES = [
     Architecture("inception-v3", "Inception v3", "InceptionV3", 299, "tf"),
     Architecture("inception-resnet-v2", "Inception-ResNet v2", "InceptionResNetV2", 299, "tf"),
     Architecture("xception", "Xception", "Xception", 299, "tf"),
-    Architecture("vgg-16", "VGG-16", "VGG16", 224, "caffe"),
+    Architecture("vgg-16", "VGG-16", "", 224, "caffe"),
     Architecture("alexnet", "AlexNet", "", 224, "imagenet"),
     Architecture("nasnet-mobile", "NASNet mobile", "NASNetMobile", 224, "tf"),
     Architecture("efficientnet-b0", "EfficientNet-B0", "EfficientNetB0", 224, "raw"),
@@ -164,75 +164,112 @@ def calibrate_classifier(model, batch):
     classifier.set_weights([kernel * scale, (bias - values.mean(axis=0)) * scale])
 
 
-# --- AlexNet from onnx helpers ------------------------------------------------------------------
+# --- networks from onnx helpers -----------------------------------------------------------------
+
+
+class Plain:
+    """A chain of ONNX nodes with seeded weights, NCHW, calibrated and saved with a softmax."""
+
+    def __init__(self):
+        self.random = np.random.default_rng(SEED)
+        self.nodes, self.weights, self.last = [], {}, "input"
+
+    def add(self, operator, name, *weights, **attributes):
+        from onnx import helper
+
+        inputs = [self.last, *weights]
+        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        self.last = name
+
+    def weighted(self, operator, name, shape, **attributes):
+        deviation = math.sqrt(2 / np.prod(shape[1:]))
+        kernel = self.random.standard_normal(shape, np.float32) * np.float32(deviation)
+        bias = self.random.standard_normal(shape[0], np.float32) * np.float32(0.1)
+        self.weights |= {f"{name}.weight": kernel, f"{name}.bias": bias}
+        self.add(operator, name, f"{name}.weight", f"{name}.bias", **attributes)
+
+    def convolution(self, name, shape, stride=1, pad=1, group=1):
+        window = {"kernel_shape": shape[2:], "strides": [stride] * 2, "pads": [pad] * 4}
+        self.weighted("Conv", name, shape, group=group, **window)
+        self.add("Relu", f"{name}.relu")
+
+    def response_normalisation(self, name):
+        self.add("LRN", name, size=5, alpha=1e-4, beta=0.75, bias=2.0)
+
+    def pool(self, name, side):
+        self.add("MaxPool", name, kernel_shape=[side, side], strides=[2, 2])
+
+    def classifier(self, inputs):
+        """The three fully connected layers that both networks end in, without the softmax."""
+        self.add("Flatten", "flatten", axis=1)
+        for name, shape in (("fc6", (4096, inputs)), ("fc7", (4096, 4096))):
+            self.weighted("Gemm", name, shape, transB=1)
+            self.add("Relu", f"{name}.relu")
+        self.weighted("Gemm", "fc8", (1000, 4096), transB=1)
+
+    def model(self):
+        from onnx import TensorProto, helper, numpy_helper
+
+        def value(name, shape):
+            return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
+
+        graph = helper.make_graph(
+            self.nodes,
+            "plain",
+            [value("input", [3, 224, 224])],
+            [value(self.last, [1000])],
+            [numpy_helper.from_array(array, name) for name, array in self.weights.items()],
+        )
+        # IR version 8 goes with opset 17; readers refuse files from a newer IR than theirs.
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def save(self, row, path):
+        import onnx
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(self.model().SerializeToString())
+        batch = normalise(drawn_pictures(CALIBRATION_PICTURES, row.size, SEED), row.preset)
+        values = np.concatenate(
+            [session.run(None, {"input": image[None]})[0] for image in batch.transpose(0, 3, 1, 2)]
+        )
+        scale = np.float32(LOGIT_SPREAD / (values - values.mean(axis=0)).std())
+        self.weights["fc8.weight"] *= scale
+        self.weights["fc8.bias"] -= values.mean(axis=0)
+        self.weights["fc8.bias"] *= scale
+        self.add("Softmax", "probabilities", axis=1)
+        onnx.save(self.model(), path)
 
 
 def export_alexnet(row, path):
-    """AlexNet as published: grouped convolutions, local response normalisation, three big layers."""
-    import onnx
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
+    """AlexNet as published: grouped convolutions, local response normalisation."""
+    network = Plain()
+    network.convolution("conv1", (96, 3, 11, 11), stride=4, pad=2)
+    network.response_normalisation("norm1")
+    network.pool("pool1", 3)
+    network.convolution("conv2", (256, 48, 5, 5), pad=2, group=2)
+    network.response_normalisation("norm2")
+    network.pool("pool2", 3)
+    network.convolution("conv3", (384, 256, 3, 3))
+    network.convolution("conv4", (384, 192, 3, 3), group=2)
+    network.convolution("conv5", (256, 192, 3, 3), group=2)
+    network.pool("pool5", 3)
+    network.classifier(256 * 6 * 6)
+    network.save(row, path)
 
-    random = np.random.default_rng(SEED)
-    nodes, weights = [], {}
 
-    def add(operator, source, name, **attributes):
-        nodes.append(helper.make_node(operator, source, [name], name=name, **attributes))
-        return name
+def export_vgg16(row, path):
+    """VGG-16, configuration D. The export of Keras' own asks for more than 20 GB of memory."""
+    network, channels = Plain(), 3
+    for block, (width, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], 1):
+        for layer in range(1, depth + 1):
+            network.convolution(f"conv{block}_{layer}", (width, channels, 3, 3))
+            channels = width
+        network.pool(f"pool{block}", 2)
+    network.classifier(512 * 7 * 7)
+    network.save(row, path)
 
-    def weighted(operator, source, name, shape, **attributes):
-        weights[f"{name}.weight"] = random.normal(
-            0, math.sqrt(2 / np.prod(shape[1:])), shape
-        ).astype(np.float32)
-        weights[f"{name}.bias"] = random.normal(0, 0.1, shape[0]).astype(np.float32)
-        return add(operator, [source, f"{name}.weight", f"{name}.bias"], name, **attributes)
 
-    def convolution(source, name, shape, stride, pad, group):
-        window = {"kernel_shape": shape[2:], "strides": [stride] * 2, "pads": [pad] * 4}
-        out = weighted("Conv", source, name, shape, group=group, **window)
-        return add("Relu", [out], f"{name}.relu")
-
-    def normalise_and_pool(source, name):
-        out = add("LRN", [source], f"{name}.lrn", size=5, alpha=1e-4, beta=0.75, bias=2.0)
-        return add("MaxPool", [out], f"{name}.pool", kernel_shape=[3, 3], strides=[2, 2])
-
-    out = convolution("input", "conv1", (96, 3, 11, 11), 4, 2, 1)
-    out = normalise_and_pool(out, "conv1")
-    out = convolution(out, "conv2", (256, 48, 5, 5), 1, 2, 2)
-    out = normalise_and_pool(out, "conv2")
-    out = convolution(out, "conv3", (384, 256, 3, 3), 1, 1, 1)
-    out = convolution(out, "conv4", (384, 192, 3, 3), 1, 1, 2)
-    out = convolution(out, "conv5", (256, 192, 3, 3), 1, 1, 2)
-    out = add("MaxPool", [out], "conv5.pool", kernel_shape=[3, 3], strides=[2, 2])
-    out = add("Flatten", [out], "flatten", axis=1)
-    for name, shape in (("fc6", (4096, 9216)), ("fc7", (4096, 4096))):
-        out = weighted("Gemm", out, name, shape, transB=1)
-        out = add("Relu", [out], f"{name}.relu")
-    weighted("Gemm", out, "fc8", (1000, 4096), transB=1)
-    add("Softmax", ["fc8"], "probabilities", axis=1)
-
-    def model(output):
-        graph = helper.make_graph(
-            nodes,
-            "alexnet",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 224, 224])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", 1000])],
-            [numpy_helper.from_array(value, name) for name, value in weights.items()],
-        )
-        # IR version 8 goes with opset 17; readers refuse files from a newer IR than theirs.
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-        )
-
-    batch = normalise(drawn_pictures(CALIBRATION_PICTURES, row.size, SEED), row.preset)
-    session = onnxruntime.InferenceSession(model("fc8").SerializeToString())
-    values = session.run(["fc8"], {"input": batch.transpose(0, 3, 1, 2)})[0]
-    scale = LOGIT_SPREAD / (values - values.mean(axis=0)).std()
-    weights["fc8.weight"] *= np.float32(scale)
-    weights["fc8.bias"] = (
-        (weights["fc8.bias"] - values.mean(axis=0)) * np.float32(scale)
-    ).astype(np.float32)
-    onnx.save(model("probabilities"), path)
+PLAIN = {"alexnet": export_alexnet, "vgg-16": export_vgg16}
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -285,7 +322,8 @@ def graftd_logits(row, path, pictures, graftd, state):
     else:
         preprocessing = ["--preset", row.preset]
     run("models", "remove", row.id, ok=False)
-    run("models", "add", str(path), "--id", row.id, *preprocessing, "--resize", "squash")
+    preprocessing += ["--size", str(row.size), "--resize", "squash"]
+    run("models", "add", str(path), "--id", row.id, *preprocessing)
     files = []
     for index, picture in enumerate(pictures):
         file = pathlib.Path(state) / f"{row.size}-{index}.png"
@@ -306,7 +344,7 @@ def compare(row, out, graftd):
     path = out / f"{row.id}.onnx"
     if not path.exists():
         unfinished = out / f"unfinished-{row.id}.onnx"
-        (export_keras if row.keras else export_alexnet)(row, unfinished)
+        PLAIN.get(row.id, export_keras)(row, unfinished)
         unfinished.rename(path)
     pictures = drawn_pictures(PICTURES, row.size, SEED + 1)
     expected, operators = reference_logits(row, path, pictures)

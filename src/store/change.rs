@@ -1,0 +1,148 @@
+//! Changing and deleting samples that are stored.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::error::{Result, StoreError};
+use super::open::Store;
+use super::query::{self, Filter};
+use super::sample::{self, Sample, Split};
+use super::writer::{Session, Urgency};
+use crate::base::name::Name;
+
+/// Samples deleted in one transaction, so that others can come in between and the log stays short.
+const DELETE_AT_ONCE: usize = 500;
+
+/// What is to be different about a sample; `None` leaves it as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SampleChange {
+    /// The labels instead of the present ones.
+    pub labels: Option<Vec<String>>,
+    /// The other side.
+    pub split: Option<Split>,
+    /// Another weight.
+    pub weight: Option<f32>,
+    /// Another remark.
+    pub note: Option<String>,
+    /// Pin or unpin.
+    pub pinned: Option<bool>,
+}
+
+/// What a deletion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// Samples that are gone.
+    pub removed: u64,
+    /// Bytes that they took: images, embeddings and texts.
+    pub bytes: u64,
+    /// Whether their bytes are gone from every file of the state folder as well. If a long read
+    /// was in the way they go with the next idle moment.
+    pub erased: bool,
+}
+
+impl Store {
+    /// Changes a sample, for example its label; returns it as it is then.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSample`] or [`StoreError::Invalid`].
+    pub fn update_sample(&self, dataset: &Name, id: &str, change: SampleChange) -> Result<Sample> {
+        if let Some(labels) = &change.labels {
+            sample::check_labels(labels)?;
+        }
+        if let Some(note) = &change.note {
+            sample::check_note(note)?;
+        }
+        let weight = change.weight.map(sample::check_weight).transpose()?;
+        let (dataset, id) = (dataset.clone(), id.to_owned());
+        self.write(Urgency::Now, move |session| {
+            let number = session.ledger().dataset(&dataset)?.dataset.number;
+            let found = query::find(session.connection, &session.ledger(), number, &id)?;
+            let Some(old) = found else { return Err(StoreError::UnknownSample { dataset, id }) };
+            let mut new = old.clone();
+            new.labels = change.labels.unwrap_or(new.labels);
+            new.split = change.split.unwrap_or(new.split);
+            new.weight = weight.unwrap_or(new.weight);
+            new.note = change.note.unwrap_or(new.note);
+            new.pinned = change.pinned.unwrap_or(new.pinned);
+            rewrite(session, &old, &new)?;
+            Ok(new)
+        })
+    }
+
+    /// Deletes the samples that meet the filter; the default filter means all of them.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownDataset`]. Samples deleted before a failure stay deleted.
+    pub fn delete_samples(&self, dataset: &Name, filter: &Filter) -> Result<Deletion> {
+        let mut total = Deletion { removed: 0, bytes: 0, erased: true };
+        loop {
+            let page = self.samples(dataset, filter, None, DELETE_AT_ONCE)?;
+            if page.samples.is_empty() {
+                break;
+            }
+            let (removed, bytes) = self.write(Urgency::Now, move |session| {
+                let (mut removed, mut bytes) = (0, 0);
+                for sample in &page.samples {
+                    // It may have gone or changed since it was read.
+                    let id = &sample.id;
+                    let found = query::find(
+                        session.connection,
+                        &session.ledger(),
+                        sample.key.dataset(),
+                        id,
+                    )?;
+                    if let Some(sample) = found {
+                        remove(session, &sample)?;
+                        removed += 1;
+                        bytes += sample.bytes;
+                    }
+                }
+                Ok((removed, bytes))
+            })?;
+            total.removed += removed;
+            total.bytes += bytes;
+        }
+        Ok(Deletion { erased: total.removed == 0 || self.erase()?, ..total })
+    }
+}
+
+/// Writes what [`Store::update_sample`] can change, and the size.
+pub(super) fn rewrite(session: &Session<'_>, old: &Sample, new: &Sample) -> Result<()> {
+    session
+        .connection
+        .prepare_cached(
+            "UPDATE samples SET labels = ?2, held_out = ?3, weight = ?4, note = ?5, pinned = ?6,
+             bytes = ?7, checksum = ?8 WHERE key = ?1",
+        )?
+        .execute(params![
+            new.key.0,
+            sample::labels_to_json(&new.labels),
+            new.split == Split::HeldOut,
+            new.weight,
+            new.note,
+            new.pinned,
+            new.bytes as i64,
+            new.checksum(),
+        ])?;
+    let id_hash = sample::id_hash(new.key.dataset(), &new.id);
+    session.ledger().replace(old, new, id_hash)
+}
+
+/// Removes a sample with its image and embeddings.
+pub(super) fn remove(session: &mut Session<'_>, sample: &Sample) -> Result<()> {
+    let connection = session.connection;
+    let file: Option<Option<String>> = connection
+        .prepare_cached("DELETE FROM images WHERE key = ?1 RETURNING file")?
+        .query_row([sample.key.0], |row| row.get(0))
+        .optional()?;
+    let backbones: Vec<_> = session.ledger().backbones().iter().map(|b| b.number).collect();
+    for backbone in backbones {
+        connection
+            .prepare_cached("DELETE FROM embeddings WHERE key = ?1")?
+            .execute([sample.key.embedding(backbone)])?;
+    }
+    connection.prepare_cached("DELETE FROM samples WHERE key = ?1")?.execute([sample.key.0])?;
+    session.ledger().remove(sample, sample::id_hash(sample.key.dataset(), &sample.id))?;
+    session.effects.unlinked.extend(file.flatten());
+    session.effects.erase = true;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+use super::super::*;
+use super::*;
+
+const SECRET: &[u8] = b"a face that must be forgotten";
+
+fn secret(number: u32, padding: usize) -> NewSample {
+    let mut image = vec![b'.'; padding];
+    image.extend(SECRET);
+    NewSample {
+        id: format!("secret-id-{number}"),
+        note: "secret-note".to_owned(),
+        image: Some(image),
+        ..sample(number)
+    }
+}
+
+#[test]
+fn deleted_bytes_are_found_in_no_file_of_the_state_folder() {
+    let (folder, store, parts) = fresh();
+    let secrets = (0..20).map(|number| {
+        // Inline, inline with overflow pages, and as a file.
+        secret(1_000 + number, [0, 50_000, INLINE_LIMIT][number as usize % 3])
+    });
+    let others = (0..200).map(sample).collect::<Vec<_>>();
+    let mixed = others
+        .chunks(10)
+        .zip(secrets)
+        .flat_map(|(others, secret)| others.iter().cloned().chain([secret]));
+    add_all(&store, &parts, mixed);
+    for needle in [SECRET, b"secret-id-", b"secret-note"] {
+        assert!(any_file_contains(folder.path(), needle), "the test must be able to fail");
+    }
+    let page = store.samples(&parts, &Filter::default(), None, 1_000).unwrap();
+    let ids: Vec<_> = page
+        .samples
+        .into_iter()
+        .map(|sample| sample.id)
+        .filter(|id| id.starts_with("secret"))
+        .collect();
+    assert_eq!(ids.len(), 20);
+    let filter = Filter { ids, ..Filter::default() };
+    let deletion = store.delete_samples(&parts, &filter).unwrap();
+    assert_eq!((deletion.removed, deletion.erased), (20, true));
+    assert!(deletion.bytes > 7 * INLINE_LIMIT as u64);
+    for needle in [SECRET, b"secret-id-", b"secret-note"] {
+        assert!(!any_file_contains(folder.path(), needle), "{}", needle.escape_ascii());
+    }
+    assert!(store.verify().unwrap().is_sound());
+    assert_eq!(store.dataset_stats(&parts).unwrap().samples, 200);
+}
+
+#[test]
+fn a_deleted_sample_can_be_sent_again() {
+    let (_folder, store, parts) = fresh();
+    store.add_sample_and_wait(&parts, sample(1)).unwrap();
+    store.delete_samples(&parts, &Filter::default()).unwrap();
+    assert!(matches!(
+        store.sample(&parts, &sample(1).id).unwrap_err(),
+        StoreError::UnknownSample { .. }
+    ));
+    let receipt = store.add_sample_and_wait(&parts, sample(1)).unwrap();
+    assert_eq!(receipt.outcome, Outcome::Added);
+}
+
+#[test]
+fn a_filter_selects_what_meets_all_its_conditions() {
+    let (_folder, store, parts) = fresh();
+    for number in 0..20 {
+        let mut sent = sample(number);
+        sent.pinned = number < 4;
+        sent.source = format!("camera {}", number % 3);
+        if number == 19 {
+            sent.labels.clear();
+        }
+        store.add_sample_and_wait(&parts, sent).unwrap();
+    }
+    let count = |filter: Filter| store.samples(&parts, &filter, None, 100).unwrap().samples.len();
+    assert_eq!(count(Filter { labels: vec!["nut".into()], ..Filter::default() }), 10);
+    assert_eq!(count(Filter { unlabelled: Some(true), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { pinned: Some(true), ..Filter::default() }), 4);
+    let both =
+        Filter { labels: vec!["nut".into()], source: Some("camera 0".into()), ..Filter::default() };
+    assert_eq!(count(both), 4); // 0, 6, 12, 18
+    let by_id = Filter { ids: vec![sample(3).id, "missing".into()], ..Filter::default() };
+    assert_eq!(count(by_id), 1);
+    let train = count(Filter { split: Some(Split::Train), ..Filter::default() });
+    let held_out = count(Filter { split: Some(Split::HeldOut), ..Filter::default() });
+    assert_eq!(train + held_out, 20);
+    let nuts = Filter { labels: vec!["nut".into(), "gear".into()], ..Filter::default() };
+    assert_eq!(store.totals(&parts, &nuts).unwrap().samples, 10);
+    let deletion = store
+        .delete_samples(&parts, &Filter { labels: vec!["nut".into()], ..Filter::default() })
+        .unwrap();
+    assert_eq!(deletion.removed, 10);
+    assert_eq!(count(Filter::default()), 10);
+}
+
+#[test]
+fn pages_of_a_listing_join_without_gap_or_overlap() {
+    let (_folder, store, parts) = fresh();
+    add_all(&store, &parts, (0..25).map(sample));
+    let mut ids = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.samples(&parts, &Filter::default(), after, 10).unwrap();
+        ids.extend(page.samples.into_iter().map(|sample| sample.id));
+        let Some(next) = page.next else { break };
+        after = Some(SampleKey::from_token(next.to_token()));
+    }
+    assert_eq!(ids, (0..25).map(|number| sample(number).id).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_deleted_dataset_leaves_nothing_and_its_name_is_free() {
+    let (folder, store, parts) = fresh();
+    for number in 0..5 {
+        store.add_sample_and_wait(&parts, secret(number, INLINE_LIMIT)).unwrap();
+    }
+    assert_eq!(store.delete_dataset(&parts).unwrap().removed, 5);
+    assert!(matches!(store.dataset(&parts).unwrap_err(), StoreError::UnknownDataset(_)));
+    assert!(!any_file_contains(folder.path(), SECRET));
+    assert_eq!(files(&folder.path().join("images")).len(), 0);
+    store.create_dataset(&parts, DatasetSettings::default()).unwrap();
+    assert_eq!(store.dataset_stats(&parts).unwrap().samples, 0);
+}

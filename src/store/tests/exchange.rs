@@ -1,0 +1,116 @@
+//! Export and import.
+
+use super::super::*;
+use super::*;
+
+fn filled() -> (tempfile::TempDir, Store, Name) {
+    let (folder, store, parts) = fresh();
+    for number in 0..10 {
+        let mut sent = NewSample { note: format!("note {number}"), weight: 0.5, ..sample(number) };
+        if number == 9 {
+            sent.labels = vec!["../../etc".to_owned(), "nut".to_owned()];
+        }
+        store.add_sample_and_wait(&parts, sent).unwrap();
+    }
+    (folder, store, parts)
+}
+
+fn import_all(path: &std::path::Path) -> (tempfile::TempDir, Store, Name) {
+    let (folder, store, parts) = fresh();
+    for sample in Import::open(path).unwrap() {
+        store.add_sample_and_wait(&parts, sample.unwrap()).unwrap();
+    }
+    (folder, store, parts)
+}
+
+fn assert_equal_but_for_time_and_origin(a: &Store, b: &Store, parts: &Name) {
+    let list = |store: &Store| {
+        let mut samples = store.samples(parts, &Filter::default(), None, 100).unwrap().samples;
+        for sample in &mut samples {
+            sample.added_at = crate::base::clock::Timestamp(0);
+            sample.origin = Origin::Import;
+        }
+        samples
+    };
+    assert_eq!(list(a), list(b));
+    assert_eq!(a.snapshot(parts).unwrap(), b.snapshot(parts).unwrap());
+    let values = |store: &Store| {
+        let blocks = store.embeddings(parts, backbone(), None, 100).unwrap();
+        blocks.flat_map(|block| block.unwrap().values).collect::<Vec<_>>()
+    };
+    assert_eq!(values(a), values(b));
+}
+
+#[test]
+fn what_is_exported_to_a_folder_imports_as_the_same_dataset() {
+    let (_folder, store, parts) = filled();
+    let target = tempfile::tempdir().unwrap();
+    let path = target.path().join("export");
+    let report = store.export(&parts, ExportTarget::Folder(path.clone())).unwrap();
+    assert_eq!(report, ExportReport { samples: 10, images: 10, embeddings: 10 });
+    let (_other_folder, other, _) = import_all(&path);
+    assert_equal_but_for_time_and_origin(&store, &other, &parts);
+    // Nothing was written beside the target, whatever the label.
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 1);
+    assert!(store.export(&parts, ExportTarget::Folder(path)).is_err(), "not empty");
+}
+
+#[test]
+fn what_is_exported_to_a_tar_imports_as_the_same_dataset() {
+    let (_folder, store, parts) = filled();
+    let target = tempfile::tempdir().unwrap();
+    let mut archive = Vec::new();
+    store.export(&parts, ExportTarget::Tar(&mut archive)).unwrap();
+    let path = target.path().join("parts.tar");
+    crate::base::atomic::write(&path, &archive).unwrap();
+    let (_other_folder, other, _) = import_all(&path);
+    assert_equal_but_for_time_and_origin(&store, &other, &parts);
+}
+
+#[test]
+fn the_images_of_an_export_are_a_folder_per_class() {
+    let (_folder, store, parts) = filled();
+    let target = tempfile::tempdir().unwrap();
+    let path = target.path().join("export");
+    store.export(&parts, ExportTarget::Folder(path.clone())).unwrap();
+    let mut classes: Vec<_> = std::fs::read_dir(path.join("images"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    classes.sort();
+    assert_eq!(classes, ["%2E.%2F..%2Fetc", "bolt", "nut"]);
+}
+
+#[test]
+fn a_plain_folder_per_class_can_be_imported() {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, file) in [("nut", "a.jpg"), ("nut", "b.PNG"), ("bolt", "c.webp"), ("bolt", "x.txt")]
+    {
+        std::fs::create_dir_all(folder.path().join(class)).unwrap();
+        let path = folder.path().join(class).join(file);
+        crate::base::atomic::write(&path, file.as_bytes()).unwrap();
+    }
+    let samples: Vec<_> = Import::open(folder.path()).unwrap().map(Result::unwrap).collect();
+    let seen: Vec<_> = samples.iter().map(|s| (s.id.as_str(), s.labels[0].as_str())).collect();
+    assert_eq!(seen, [("bolt/c.webp", "bolt"), ("nut/a.jpg", "nut"), ("nut/b.PNG", "nut")]);
+    let empty = tempfile::tempdir().unwrap();
+    assert!(Import::open(empty.path()).is_err());
+}
+
+#[test]
+fn a_line_that_names_a_file_outside_the_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = r#"{"id":"x","labels":["a"],"file":"../../etc/passwd"}"#;
+    crate::base::atomic::write(&folder.path().join("samples.jsonl"), line.as_bytes()).unwrap();
+    let refused = Import::open(folder.path()).unwrap().next().unwrap().unwrap_err();
+    assert!(refused.to_string().contains("leads out of the folder"), "{refused}");
+}
+
+#[test]
+fn the_header_of_an_npy_file_is_aligned_as_numpy_wants_it() {
+    for (rows, width) in [(1, 1), (100_000, 1280), (7, 65_536)] {
+        let header = super::super::export::npy_header(rows, width);
+        assert_eq!(header.len() % 64, 0);
+        assert_eq!(header.last(), Some(&b'\n'));
+    }
+}

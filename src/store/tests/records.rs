@@ -1,0 +1,64 @@
+//! Jobs, and pictures captured for review.
+
+use super::super::*;
+use super::*;
+
+fn training() -> NewJob {
+    NewJob { kind: "training".to_owned(), request: r#"{"dataset":"parts"}"#.to_owned() }
+}
+
+#[test]
+fn a_job_that_ran_when_the_process_ended_is_interrupted_and_keeps_its_request() {
+    let (folder, store, _) = fresh();
+    let [finished, running, queued] = [0; 3].map(|_| store.add_job(training()).unwrap().id);
+    let state = |state| JobUpdate { state: Some(state), ..JobUpdate::default() };
+    store.update_job(finished, state(JobState::Running)).unwrap();
+    let done = JobUpdate { report: Some("{}".into()), ..state(JobState::Succeeded) };
+    store.update_job(finished, done).unwrap();
+    store.update_job(running, state(JobState::Running)).unwrap();
+    drop(store);
+    let store = Store::open(folder.path()).unwrap();
+    let found = [finished, running, queued].map(|id| store.job(id).unwrap());
+    assert_eq!(
+        found.each_ref().map(|job| job.state),
+        [JobState::Succeeded, JobState::Interrupted, JobState::Interrupted]
+    );
+    assert_eq!(found[1].request, training().request);
+    assert!(found[1].started_at.is_some() && found[1].finished_at.is_some());
+    let listed: Vec<_> = store.jobs(None, 2).unwrap().into_iter().map(|job| job.id).collect();
+    assert_eq!(listed, [queued, running]);
+}
+
+#[test]
+fn an_unknown_job_is_an_error_that_names_it() {
+    let (_folder, store, _) = fresh();
+    for id in [JobId(7), JobId(u64::MAX)] {
+        assert_eq!(store.job(id).unwrap_err().to_string(), format!("there is no job {id}"));
+    }
+    assert!(store.update_job(JobId(7), JobUpdate::default()).is_err());
+}
+
+#[test]
+fn captured_pictures_keep_their_budget_and_wait_unlabelled() {
+    let (_folder, store, parts) = fresh();
+    let unsure = |number| NewSample {
+        prediction: Some(r#"{"label":"nut","probability":0.4}"#.to_owned()),
+        ..sample(number)
+    };
+    let budget = CaptureBudget { hourly: 3, waiting: 100 };
+    for number in 0..3 {
+        assert!(store.capture_sample(&parts, unsure(number), budget).unwrap());
+    }
+    assert!(!store.capture_sample(&parts, unsure(3), budget).unwrap(), "three an hour");
+    let full = CaptureBudget { hourly: 100, waiting: 3 };
+    assert!(!store.capture_sample(&parts, unsure(3), full).unwrap(), "three wait");
+    let queue =
+        Filter { origin: Some(Origin::Capture), unlabelled: Some(true), ..Filter::default() };
+    let waiting = store.samples(&parts, &queue, None, 10).unwrap().samples;
+    assert_eq!(waiting.len(), 3);
+    assert_eq!(waiting[0].prediction, unsure(0).prediction);
+    let label = SampleChange { labels: Some(vec!["gear".into()]), ..SampleChange::default() };
+    store.update_sample(&parts, &waiting[0].id, label).unwrap();
+    assert_eq!(store.totals(&parts, &queue).unwrap().samples, 2);
+    assert!(store.capture_sample(&parts, unsure(3), full).unwrap(), "one was reviewed");
+}
