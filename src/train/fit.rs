@@ -243,15 +243,13 @@ fn select(
     Ok(Selection { recipe, trials, reason, report, temperature, chosen, assigned, scores })
 }
 
-/// The most accurate; among those within one sample in 500, the one with the least cross-entropy,
-/// which is the steadier judge.
+/// The one with the least cross-entropy: a steadier judge than the accuracy, which a few samples can
+/// turn.
 fn best_of(trials: &[Trial]) -> usize {
-    let highest = trials.iter().map(|t| t.accuracy).fold(0.0, f64::max);
     let mut best = 0;
-    let mut least = f64::INFINITY;
     for (index, trial) in trials.iter().enumerate() {
-        if trial.accuracy >= highest - 0.002 && trial.log_loss < least {
-            (best, least) = (index, trial.log_loss);
+        if trial.log_loss < trials[best].log_loss {
+            best = index;
         }
     }
     best
