@@ -183,20 +183,20 @@ fn check_options(options: &Options) -> Result<(), TrainError> {
 }
 
 /// What cross-validation found out.
-struct Selection {
-    recipe: Recipe,
+pub(super) struct Selection {
+    pub(super) recipe: Recipe,
     trials: Vec<Trial>,
     reason: String,
-    report: Report,
-    temperature: f32,
+    pub(super) report: Report,
+    pub(super) temperature: f32,
     /// Indices of the samples looked at, and the fold of each.
-    chosen: Vec<usize>,
+    pub(super) chosen: Vec<usize>,
     assigned: Vec<usize>,
     /// Held-out scores of the chosen recipe, before the temperature.
-    scores: Vec<f32>,
+    pub(super) scores: Vec<f32>,
 }
 
-fn select(
+pub(super) fn select(
     all: &Samples<'_>,
     recipes: &[Recipe],
     options: &Options,

@@ -78,7 +78,9 @@ fn of_kind(kind: Kind, options: &Options) -> Vec<Recipe> {
                 .into_iter()
                 .chain([(UnitLengthStandardised, 0.001), (UnitLengthStandardised, 0.01)])
                 .chain([
-                    (Features::Kernel, 10.0), (Features::Kernel, 30.0), (Features::Kernel, 100.0),
+                    (Features::Kernel, 10.0),
+                    (Features::Kernel, 30.0),
+                    (Features::Kernel, 100.0),
                 ])
                 .map(|(features, c)| Recipe { inverse_penalty: Some(c), ..one(features) })
                 .collect(),

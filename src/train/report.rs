@@ -46,6 +46,17 @@ pub struct Report {
 impl Report {
     /// From scores before the temperature, in rows of one a class.
     pub fn new(classes: &[String], labels: &[u32], scores: &[f32], temperature: f32) -> Self {
+        let logits: Vec<f32> = scores.iter().map(|v| v / temperature).collect();
+        Self::from_both(classes, labels, scores, &logits)
+    }
+
+    /// From scores before the temperature and logits after it, which may differ from fold to fold.
+    pub(super) fn from_both(
+        classes: &[String],
+        labels: &[u32],
+        scores: &[f32],
+        logits: &[f32],
+    ) -> Self {
         let width = classes.len();
         let mut confusion = vec![vec![0_u32; width]; width];
         for (row, &label) in scores.chunks_exact(width).zip(labels) {
@@ -57,9 +68,9 @@ impl Report {
             accuracy: ratio(f64::from(right), labels.len() as f64),
             interval: wilson(right as usize, labels.len()),
             per_class: per_class(classes, &confusion),
-            log_loss: log_loss(scores, labels, width, temperature),
+            log_loss: log_loss(logits, labels, width, 1.0),
             ece_before: calibration_error(scores, labels, width, 1.0),
-            ece_after: calibration_error(scores, labels, width, temperature),
+            ece_after: calibration_error(logits, labels, width, 1.0),
             confusion,
         }
     }

@@ -1,0 +1,168 @@
+//! Judging the whole way of training, not one head: everything, the choice of the recipe included,
+//! is done anew for every fold without a look at what is held out.
+
+use serde::Serialize;
+
+use super::fit::{Options, Phase, Progress, fit};
+use super::lbfgs::Stop;
+use super::recipe::{self, Recipe};
+use super::rows::Subset;
+use super::{Report, Samples, TrainError, calibration::top, folds};
+use crate::base::cancel::Cancel;
+use crate::heads::Kind;
+
+/// What came out over the folds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CrossValidation {
+    /// Accuracy of every fold.
+    pub accuracies: Vec<f64>,
+    /// Kind of head that was chosen in every fold.
+    pub kinds: Vec<Kind>,
+    /// Scores over all samples, each judged by the head that had not seen it.
+    pub report: Report,
+}
+
+impl CrossValidation {
+    /// Mean of the folds' accuracies.
+    pub fn accuracy(&self) -> f64 {
+        self.accuracies.iter().sum::<f64>() / self.accuracies.len().max(1) as f64
+    }
+}
+
+/// Trains once a fold; `assigned` says which fold (from 0, none empty) each sample is held out in.
+///
+/// # Errors
+/// As [`fit`]; [`TrainError::Invalid`] for folds that do not fit the samples.
+pub fn cross_validate(
+    samples: &Samples<'_>,
+    assigned: &[usize],
+    options: &Options,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<CrossValidation, TrainError> {
+    samples.check()?;
+    let count = assigned.iter().max().map_or(0, |fold| fold + 1);
+    if assigned.len() != samples.len() || count < 2 {
+        return Err(TrainError::Invalid("at least two folds over all samples are needed".into()));
+    }
+    // Whether something is unknown plays no part in the accuracy.
+    let options = Options { novelty: None, ..options.clone() };
+    let classes = samples.classes.len();
+    let mut scores = vec![0.0_f32; samples.len() * classes];
+    let mut logits = scores.clone();
+    let (mut accuracies, mut kinds) = (Vec::new(), Vec::new());
+    for fold in 0..count {
+        let (kept, held_out) = folds::split(assigned, fold);
+        if held_out.is_empty() {
+            return Err(TrainError::Invalid(format!("fold {fold} holds no sample out")));
+        }
+        let rows = Subset::new(samples.rows, &kept);
+        let train = samples.pick(&rows, &kept);
+        let mut within = |news: Progress| {
+            let done = (fold as f32 + news.done) / count as f32;
+            progress(Progress { done, ..news });
+        };
+        let trained = fit(&train, &options, cancel, &mut within)?;
+        let mut row = vec![0.0_f32; samples.rows.width()];
+        let mut right = 0;
+        for &index in &held_out {
+            cancel.check()?;
+            samples.rows.read(index, &mut row);
+            let answer = trained.head.logits(&row)?;
+            right += usize::from(top(&answer) == samples.labels[index] as usize);
+            for (class, logit) in answer.into_iter().enumerate() {
+                logits[index * classes + class] = logit;
+                scores[index * classes + class] = logit * trained.head.temperature();
+            }
+        }
+        accuracies.push(right as f64 / held_out.len() as f64);
+        kinds.push(trained.head.kind());
+    }
+    let report = Report::from_both(&samples.classes, &samples.labels, &scores, &logits);
+    Ok(CrossValidation { accuracies, kinds, report })
+}
+
+/// Accuracy on held-out samples after training on some number of samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LearningPoint {
+    /// Samples trained on.
+    pub samples: usize,
+    /// Share right of those held out.
+    pub accuracy: f64,
+}
+
+/// Whether more samples would help: `recipe` fitted on an eighth, a quarter, a half and all of what
+/// is not held out, each judged on the same held-out samples, over `options.folds` folds.
+///
+/// # Errors
+/// As [`fit`].
+pub fn learning_curve(
+    samples: &Samples<'_>,
+    recipe: &Recipe,
+    options: &Options,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<LearningPoint>, TrainError> {
+    samples.check()?;
+    let classes = samples.classes.len();
+    let folds = options.folds.max(2);
+    let assigned = folds::stratified(&samples.labels, classes, folds, options.seed);
+    // Eighths within the training part of each fold, so that smaller sets lie within larger ones.
+    let eighths = folds::stratified(&samples.labels, classes, 8, options.seed.wrapping_add(1));
+    let mut points = Vec::new();
+    for share in [1, 2, 4, 8] {
+        let (mut trained_on, mut right, mut judged) = (0, 0, 0);
+        for fold in 0..folds {
+            let (kept, held_out) = folds::split(&assigned, fold);
+            let kept: Vec<usize> = kept.into_iter().filter(|&i| eighths[i] < share).collect();
+            if kept.is_empty() {
+                continue;
+            }
+            let rows = Subset::new(samples.rows, &kept);
+            let train = samples.pick(&rows, &kept);
+            let stop = Stop::default();
+            let fitted = recipe::fit(recipe, &train, options, stop, cancel, &mut |_, _| {})?;
+            let rows = Subset::new(samples.rows, &held_out);
+            let test = samples.pick(&rows, &held_out);
+            let scores = fitted.scores(&test, cancel)?;
+            for (row, &label) in scores.chunks_exact(classes).zip(&test.labels) {
+                right += usize::from(top(row) == label as usize);
+            }
+            trained_on += kept.len();
+            judged += held_out.len();
+            let done = (points.len() * folds + fold + 1) as f32 / (4 * folds) as f32;
+            let phase = Phase::Fitting;
+            progress(Progress { phase, done, loss: None, held_out_accuracy: None });
+        }
+        let accuracy = f64::from(right as u32) / judged.max(1) as f64;
+        points.push(LearningPoint { samples: trained_on / folds, accuracy });
+    }
+    Ok(points)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::{DenseRows, stratified};
+
+    #[test]
+    fn every_sample_is_judged_once_and_an_easy_problem_is_solved() {
+        let values: Vec<f32> = (0..60)
+            .flat_map(|i| {
+                (0..6).map(move |j| ((i * 7 + j * 3) % 11) as f32 * 0.02 + f32::from(j == i % 3))
+            })
+            .collect();
+        let rows = DenseRows::new(&values, 6).unwrap();
+        let labels: Vec<u32> = (0..60).map(|i| (i % 3) as u32).collect();
+        let classes = ["a", "b", "c"].map(String::from).to_vec();
+        let samples = Samples::new(&rows, labels.clone(), classes);
+        let assigned = stratified(&labels, 3, 4, 1);
+        let (options, cancel) = (Options::default(), Cancel::default());
+        let result = cross_validate(&samples, &assigned, &options, &cancel, &mut |_| {}).unwrap();
+        assert_eq!(result.accuracies, vec![1.0; 4]);
+        assert_eq!(result.report.samples, 60);
+        let recipe = recipe::candidates(&options)[0];
+        let curve = learning_curve(&samples, &recipe, &options, &cancel, &mut |_| {}).unwrap();
+        assert!(curve.windows(2).all(|pair| pair[0].samples < pair[1].samples));
+    }
+}

@@ -1,0 +1,315 @@
+//! The dataset doctor: what is likely wrong with a dataset, with the samples that show it.
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::fit::{Options, select};
+use super::linear_algebra::{Operand, multiply};
+use super::recipe::candidates;
+use super::{Samples, TrainError, blocks};
+use crate::base::cancel::Cancel;
+use crate::heads::{Kind, Step, Transform, softmax};
+
+/// Classes with fewer samples are reported.
+const FEW_SAMPLES: usize = 20;
+/// Photographs whose shorter side is less are tiny.
+const TINY_PIXELS: u32 = 64;
+/// Variance of the Laplacian below which a photograph is blurred.
+const BLURRED_SHARPNESS: f32 = 15.0;
+/// Standard deviation of grey values below which a photograph has one colour.
+const ONE_COLOUR_CONTRAST: f32 = 6.0;
+/// Cosine of embeddings from which two samples are near-duplicates if their photographs' hashes are
+/// alike, and if nothing is known of the photographs.
+const NEAR_COSINE: (f32, f32) = (0.95, 0.995);
+/// Bits of 64 in which the hashes of near-duplicates may differ.
+const NEAR_BITS: u32 = 8;
+/// Most findings of one sort.
+const MAX_FINDINGS: usize = 500;
+/// Samples that are compared with each other; more would take minutes.
+const MAX_COMPARED: usize = 20_000;
+
+/// What is known of a sample's photograph.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PhotographFacts {
+    /// Shorter side in pixels.
+    pub shorter_side: u32,
+    /// Variance of the Laplacian of the grey picture (0 to 255) at a shorter side of at most 256.
+    pub sharpness: f32,
+    /// Standard deviation of the grey picture, 0 to 127.5.
+    pub contrast: f32,
+    /// Perceptual hash: alike pictures differ in few bits.
+    pub hash: u64,
+}
+
+/// What is wrong with a photograph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flaw {
+    /// Shorter side under 64 pixels.
+    Tiny,
+    /// Hardly an edge.
+    Blurred,
+    /// Hardly a difference between pixels.
+    OneColoured,
+}
+
+/// Two samples that show the same.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Duplicate {
+    /// Index of the earlier sample.
+    pub first: usize,
+    /// Index of the later sample.
+    pub second: usize,
+    /// Cosine of their embeddings.
+    pub similarity: f32,
+    /// Whether their labels differ: then at least one is wrong.
+    pub across_classes: bool,
+}
+
+/// A sample whose label is doubtful.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Doubt {
+    /// Index of the sample.
+    pub sample: usize,
+    /// Class that it is labelled as.
+    pub labelled: usize,
+    /// Class that a head which had not seen it says.
+    pub likely: usize,
+    /// Probability of that class, 0 to 1.
+    pub confidence: f32,
+}
+
+/// A class and how many samples it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClassCount {
+    /// The label.
+    pub label: String,
+    /// Samples of it.
+    pub samples: usize,
+}
+
+/// The doctor's report. Indices are positions in the samples, classes positions in their classes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Diagnosis {
+    /// Samples by class.
+    pub counts: Vec<ClassCount>,
+    /// Samples of the largest class for one of the smallest.
+    pub imbalance: f64,
+    /// Classes with fewer than 20 samples.
+    pub few: Vec<usize>,
+    /// Pairs that show the same, the most alike first.
+    pub duplicates: Vec<Duplicate>,
+    /// Likely wrong labels, the surest first.
+    pub doubts: Vec<Doubt>,
+    /// Flawed photographs.
+    pub flaws: Vec<(usize, Flaw)>,
+    /// Truth, prediction and how often, the most frequent first.
+    pub confused: Vec<(usize, usize, u32)>,
+    /// Share right over cross-validation folds; `None` where a class has a single sample.
+    pub accuracy: Option<f64>,
+}
+
+/// Examines a dataset. `facts` is empty or has one entry a sample.
+///
+/// # Errors
+/// As [`super::fit`], for samples that cannot be learnt.
+pub fn examine(
+    samples: &Samples<'_>,
+    facts: &[Option<PhotographFacts>],
+    seed: u64,
+    cancel: &Cancel,
+) -> Result<Diagnosis, TrainError> {
+    samples.check()?;
+    let numbers = samples.counts();
+    let (least, most) =
+        numbers.iter().fold((usize::MAX, 0), |(low, high), &n| (low.min(n), high.max(n)));
+    let (doubts, confused, accuracy) =
+        if least >= 2 { judge(samples, seed, cancel)? } else { (Vec::new(), Vec::new(), None) };
+    Ok(Diagnosis {
+        imbalance: most as f64 / least.max(1) as f64,
+        few: (0..numbers.len()).filter(|&class| numbers[class] < FEW_SAMPLES).collect(),
+        counts: samples
+            .classes
+            .iter()
+            .zip(numbers)
+            .map(|(label, samples)| ClassCount { label: label.clone(), samples })
+            .collect(),
+        duplicates: duplicates(samples, facts, cancel)?,
+        doubts,
+        flaws: flaws(facts),
+        confused,
+        accuracy,
+    })
+}
+
+fn flaws(facts: &[Option<PhotographFacts>]) -> Vec<(usize, Flaw)> {
+    let of = |facts: &PhotographFacts| {
+        if facts.shorter_side < TINY_PIXELS {
+            Some(Flaw::Tiny)
+        } else if facts.contrast < ONE_COLOUR_CONTRAST {
+            Some(Flaw::OneColoured)
+        } else if facts.sharpness < BLURRED_SHARPNESS {
+            Some(Flaw::Blurred)
+        } else {
+            None
+        }
+    };
+    let found = facts.iter().enumerate().filter_map(|(i, f)| Some((i, of(f.as_ref()?)?)));
+    found.take(MAX_FINDINGS).collect()
+}
+
+type Judgement = (Vec<Doubt>, Vec<(usize, usize, u32)>, Option<f64>);
+
+/// Confident learning (Northcutt et al. 2021): a label is doubtful where a head that had not seen
+/// the sample is surer of another class than it is, on average, of that class's own samples.
+fn judge(samples: &Samples<'_>, seed: u64, cancel: &Cancel) -> Result<Judgement, TrainError> {
+    let options = Options {
+        kind: Some(Kind::Softmax),
+        inverse_penalty: Some(30.0),
+        seed,
+        ..Options::default()
+    };
+    let held_out = select(samples, &candidates(&options), &options, cancel, &mut |_| {})?;
+    let classes = samples.classes.len();
+    let probabilities: Vec<Vec<f32>> = held_out
+        .scores
+        .chunks_exact(classes)
+        .map(|row| {
+            let scaled: Vec<f32> = row.iter().map(|v| v / held_out.temperature).collect();
+            softmax(&scaled)
+        })
+        .collect();
+    let label = |at: usize| samples.labels[held_out.chosen[at]] as usize;
+    let mut own = vec![(0.0_f32, 0_u32); classes];
+    for (at, row) in probabilities.iter().enumerate() {
+        own[label(at)].0 += row[label(at)];
+        own[label(at)].1 += 1;
+    }
+    let usual: Vec<f32> = own.iter().map(|(sum, n)| sum / (*n).max(1) as f32).collect();
+    let mut doubts = Vec::new();
+    for (at, row) in probabilities.iter().enumerate() {
+        let likely = super::calibration::top(row);
+        if likely != label(at) && row[likely] >= usual[likely] {
+            let (sample, labelled) = (held_out.chosen[at], label(at));
+            doubts.push(Doubt { sample, labelled, likely, confidence: row[likely] });
+        }
+    }
+    doubts.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(a.sample.cmp(&b.sample)));
+    doubts.truncate(MAX_FINDINGS);
+    let report = held_out.report;
+    Ok((doubts, report.most_confused(10), Some(report.accuracy)))
+}
+
+fn duplicates(
+    samples: &Samples<'_>,
+    facts: &[Option<PhotographFacts>],
+    cancel: &Cancel,
+) -> Result<Vec<Duplicate>, TrainError> {
+    let (count, width) = (samples.len().min(MAX_COMPARED), samples.rows.width());
+    let unit = Transform::new(vec![Step::UnitLength])?;
+    let fact = |i: usize| facts.get(i).copied().flatten();
+    let starts: Vec<usize> = (0..count).step_by(blocks::BLOCK_ROWS).collect();
+    let read = |start: usize| {
+        let rows = blocks::BLOCK_ROWS.min(count - start);
+        let mut block = vec![0.0_f32; rows * width];
+        blocks::read_block(samples.rows, &unit, start, &mut block);
+        (rows, block)
+    };
+    let found: Result<Vec<Vec<Duplicate>>, TrainError> = starts
+        .par_iter()
+        .map(|&start| {
+            let (rows, block) = read(start);
+            let left = Operand::new(&block, rows, width);
+            let mut pairs = Vec::new();
+            for &other in starts.iter().filter(|&&other| other >= start) {
+                cancel.check()?;
+                let (columns, opposite) = read(other);
+                let mut cosines = vec![0.0_f32; rows * columns];
+                let right = Operand::new(&opposite, columns, width).t();
+                multiply(1.0, left, right, 0.0, &mut cosines, columns);
+                for (index, &similarity) in cosines.iter().enumerate() {
+                    let (first, second) = (start + index / columns, other + index % columns);
+                    if first < second && alike(similarity, fact(first), fact(second)) {
+                        let across_classes = samples.labels[first] != samples.labels[second];
+                        pairs.push(Duplicate { first, second, similarity, across_classes });
+                    }
+                }
+                if pairs.len() > 16 * MAX_FINDINGS {
+                    break;
+                }
+            }
+            Ok(pairs)
+        })
+        .collect();
+    let mut pairs = found?.concat();
+    pairs.sort_by(|a, b| {
+        b.similarity.total_cmp(&a.similarity).then((a.first, a.second).cmp(&(b.first, b.second)))
+    });
+    pairs.truncate(MAX_FINDINGS);
+    Ok(pairs)
+}
+
+fn alike(similarity: f32, first: Option<PhotographFacts>, second: Option<PhotographFacts>) -> bool {
+    match (first, second) {
+        (Some(a), Some(b)) => {
+            similarity >= NEAR_COSINE.0 && (a.hash ^ b.hash).count_ones() <= NEAR_BITS
+        }
+        _ => similarity >= NEAR_COSINE.1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::DenseRows;
+
+    fn noise(i: usize, j: usize) -> f32 {
+        ((i * 2_654_435_761 + j * 40_503) % 1009) as f32 / 1009.0
+    }
+
+    /// 60 samples of two classes in 16 dimensions; sample 40 is a copy of 3 under another label,
+    /// sample 50 is of the first class but labelled as of the second.
+    fn dataset() -> (Vec<f32>, Vec<u32>) {
+        let mut labels: Vec<u32> = (0..60).map(|i| (i % 2) as u32).collect();
+        let mut rows: Vec<Vec<f32>> = (0..60)
+            .map(|i| (0..16).map(|j| noise(i, j) + 2.0 * f32::from(j % 2 == i % 2)).collect())
+            .collect();
+        rows[40] = rows[3].clone();
+        labels[50] = 1;
+        (rows.concat(), labels)
+    }
+
+    #[test]
+    fn copies_and_wrong_labels_are_found() {
+        let (values, labels) = dataset();
+        let rows = DenseRows::new(&values, 16).unwrap();
+        let samples = Samples::new(&rows, labels, vec!["a".into(), "b".into()]);
+        let diagnosis = examine(&samples, &[], 0, &Cancel::default()).unwrap();
+        let copy = diagnosis.duplicates[0];
+        assert_eq!((copy.first, copy.second, copy.across_classes), (3, 40, true));
+        let doubted: Vec<usize> = diagnosis.doubts.iter().map(|d| d.sample).collect();
+        assert!(doubted.contains(&50) && doubted.contains(&40), "{doubted:?}");
+        assert!(doubted.len() <= 4, "{doubted:?}");
+    }
+
+    #[test]
+    fn flawed_photographs_are_named_by_their_flaw() {
+        let good = PhotographFacts { shorter_side: 256, sharpness: 400.0, contrast: 50.0, hash: 0 };
+        let facts = [
+            Some(good),
+            Some(PhotographFacts { shorter_side: 20, ..good }),
+            Some(PhotographFacts { contrast: 1.0, sharpness: 0.0, ..good }),
+            None,
+            Some(PhotographFacts { sharpness: 3.0, ..good }),
+        ];
+        assert_eq!(flaws(&facts), [(1, Flaw::Tiny), (2, Flaw::OneColoured), (4, Flaw::Blurred)]);
+    }
+
+    #[test]
+    fn alike_embeddings_of_unlike_photographs_are_no_duplicates() {
+        let facts =
+            |hash| Some(PhotographFacts { shorter_side: 256, sharpness: 9.0, contrast: 9.0, hash });
+        assert!(alike(0.97, facts(0b111), facts(0)));
+        assert!(!alike(0.999, facts(u64::MAX), facts(0)));
+    }
+}
