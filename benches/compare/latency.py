@@ -76,9 +76,20 @@ def main():
     models = tomllib.loads((assets / "models.toml").read_text())["model"]
     models = [model for model in models if not model["id"].endswith("int8")]
 
-    versions = f"onnxruntime {onnxruntime.__version__}, OpenVINO {openvino.__version__.split('-')[0]}"
-    print(f"Milliseconds an image, one thread, f32; median of {arguments.rounds} rounds; {versions}.\n")
-    header = ["network", "graftd", "onnxruntime", "OpenVINO", "graftd / onnxruntime", "graftd / OpenVINO"]
+    versions = (
+        f"onnxruntime {onnxruntime.__version__}, OpenVINO {openvino.__version__.split('-')[0]}"
+    )
+    print(
+        f"Milliseconds an image, one thread, f32; median of {arguments.rounds} rounds; {versions}.\n"
+    )
+    header = [
+        "network",
+        "graftd",
+        "onnxruntime",
+        "OpenVINO",
+        "graftd / onnxruntime",
+        "graftd / OpenVINO",
+    ]
     print("| " + " | ".join(header) + " |")
     print("|---|" + "---:|" * (len(header) - 1))
     with tempfile.TemporaryDirectory() as state:

@@ -314,11 +314,8 @@ def graftd_logits(row, path, pictures, graftd, state):
             raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr else "failed")
         return done.stdout
 
-    order, scale, mean, std = PRESETS[row.preset]
     if row.preset == "raw":
-        numbers = lambda values: ",".join(str(value) for value in values)
-        preprocessing = ["--preset", "unit", "--scale", "1", "--mean", numbers(mean)]
-        preprocessing += ["--std", numbers(std), "--channels", order]
+        preprocessing = ["--preset", "unit", "--scale", "1"]
     else:
         preprocessing = ["--preset", row.preset]
     run("models", "remove", row.id, ok=False)

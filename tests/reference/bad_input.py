@@ -130,7 +130,20 @@ def bad_networks(assets):
     yield "weights that are not numbers", classifier(poison).SerializeToString()
 
 
-BAD_NAMES = ["", ".", "..", "a/b", "../up", "/etc/passwd", "a\0b", "x" * 300, "UPPER", "ünï", "a b", "-flag"]
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    "a/b",
+    "../up",
+    "/etc/passwd",
+    "a\0b",
+    "x" * 300,
+    "UPPER",
+    "ünï",
+    "a b",
+    "-flag",
+]
 
 
 # --- attacks ------------------------------------------------------------------------------------
@@ -142,7 +155,9 @@ class Attack:
     def __init__(self, daemon, checks, good):
         modules = ["inference_service", "image", "backbone_service", "device_service"]
         names = [f"graft.v1.{m}_pb2{s}" for m in modules for s in ("", "_grpc")]
-        self.inference, grpc_inference, self.image, _, self.backbone, grpc_backbone, *_ = served.stubs(*names)
+        self.inference, grpc_inference, self.image, _, self.backbone, grpc_backbone, *_ = (
+            served.stubs(*names)
+        )
         self.daemon, self.checks, self.good = daemon, checks, good
         self.inference_stub = grpc_inference.InferenceServiceStub
         self.calls = grpc_inference.InferenceServiceStub(daemon.channel)
@@ -189,11 +204,15 @@ def attack_pictures(attack):
                 refused += 1
                 if error.code().name != INVALID:
                     attack.checks.check(f"{kind} cut at {end}", False, error.code().name)
-    attack.checks.check("pictures cut at 200 places: INVALID_ARGUMENT or readable", refused > 100, refused)
+    attack.checks.check(
+        "pictures cut at 200 places: INVALID_ARGUMENT or readable", refused > 100, refused
+    )
     for size in [(1, 1), (1, 65535), (65535, 1)]:
         data = encoded(Image.new("RGB", size, "red"), "PNG")
         answer = attack.calls.Predict(attack.request(data), timeout=60)
-        attack.checks.check(f"a picture of {size[0]} x {size[1]} is answered", len(answer.predictions) == 5)
+        attack.checks.check(
+            f"a picture of {size[0]} x {size[1]} is answered", len(answer.predictions) == 5
+        )
 
 
 def attack_requests(attack):
@@ -202,28 +221,48 @@ def attack_requests(attack):
     attack.predict("a raw frame one byte short", [INVALID], raw=raw(data=bytes(64 * 64 * 3 - 1)))
     attack.predict("a raw frame without pixels", [INVALID], raw=raw(data=b""))
     attack.predict("a raw frame of 0 x 64", [INVALID], raw=raw(width=0, data=b""))
-    attack.predict("a raw frame of 2^32 - 1 squared", [INVALID], raw=raw(width=2**32 - 1, height=2**32 - 1, data=b"1"))
+    attack.predict(
+        "a raw frame of 2^32 - 1 squared",
+        [INVALID],
+        raw=raw(width=2**32 - 1, height=2**32 - 1, data=b"1"),
+    )
     attack.predict("a stride below the row", [INVALID], raw=raw(stride=10, data=bytes(64 * 64 * 3)))
-    attack.predict("an unknown pixel format", [INVALID], raw=raw(format=99, data=bytes(64 * 64 * 3)))
-    attack.expect("no image", [INVALID], lambda: attack.calls.Predict(attack.inference.PredictRequest()))
+    attack.predict(
+        "an unknown pixel format", [INVALID], raw=raw(format=99, data=bytes(64 * 64 * 3))
+    )
+    attack.expect(
+        "no image", [INVALID], lambda: attack.calls.Predict(attack.inference.PredictRequest())
+    )
     attack.predict("top_k 0", [INVALID], data=attack.good, top_k=0)
     try:
         answer = attack.calls.Predict(attack.request(attack.good, top_k=10**9), timeout=60)
         attack.checks.check("top_k 10^9: all classes", len(answer.predictions) in (1000, 1001))
     except grpc.RpcError as error:
-        attack.checks.check("top_k 10^9: INVALID_ARGUMENT", error.code().name == INVALID, error.details())
-    attack.predict("an unknown backbone", ["NOT_FOUND"], data=attack.good, backbone="no-such-backbone")
+        attack.checks.check(
+            "top_k 10^9: INVALID_ARGUMENT", error.code().name == INVALID, error.details()
+        )
+    attack.predict(
+        "an unknown backbone", ["NOT_FOUND"], data=attack.good, backbone="no-such-backbone"
+    )
     attack.predict("an unknown head", ["NOT_FOUND"], data=attack.good, head="no-such-head")
     attack.predict("head and backbone", [INVALID], data=attack.good, head="a", backbone=MODEL)
     for name in BAD_NAMES[1:]:
-        attack.predict(f"backbone {name[:20]!r}", [INVALID, "NOT_FOUND"], data=attack.good, backbone=name)
-    attack.predict("a message over the limit", ["RESOURCE_EXHAUSTED", "OUT_OF_RANGE", INVALID], data=bytes(33 << 20))
+        attack.predict(
+            f"backbone {name[:20]!r}", [INVALID, "NOT_FOUND"], data=attack.good, backbone=name
+        )
+    attack.predict(
+        "a message over the limit",
+        ["RESOURCE_EXHAUSTED", "OUT_OF_RANGE", INVALID],
+        data=bytes(33 << 20),
+    )
 
 
 def attack_streams(attack):
     """A bad item in a stream, streams cut and dropped, ten thousand of them."""
     items = [
-        attack.inference.PredictStreamRequest(correlation_id=str(index), request=attack.request(data))
+        attack.inference.PredictStreamRequest(
+            correlation_id=str(index), request=attack.request(data)
+        )
         for index, data in enumerate([attack.good, b"bad", attack.good])
     ]
     answers = {a.correlation_id: a for a in attack.calls.PredictStream(iter(items), timeout=60)}
@@ -247,10 +286,18 @@ def attack_streams(attack):
         channel.close()
     attack.calls.Predict(attack.request(attack.good), timeout=60)
     after = attack.daemon.resident_megabytes()
-    attack.checks.check("10,000 streams opened and dropped", after < before + 64, f"{before:.0f} to {after:.0f} MB")
+    attack.checks.check(
+        "10,000 streams opened and dropped", after < before + 64, f"{before:.0f} to {after:.0f} MB"
+    )
 
     host, port = attack.daemon.address.split(":")
-    for cut in (b"", b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", bytes(100_000)):
+    for cut in (
+        b"",
+        b"PRI * HTTP/2.0\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        bytes(100_000),
+    ):
         with served.socket.create_connection((host, int(port))) as connection:
             try:
                 connection.sendall(cut)
@@ -275,7 +322,11 @@ def attack_crowd(attack):
     [caller.start() for caller in callers]
     [caller.join() for caller in callers]
     counts = {code: codes.count(code) for code in sorted(set(codes))}
-    held = set(counts) <= {"OK", "RESOURCE_EXHAUSTED"} and counts.get("OK", 0) > 0 and len(codes) == 800
+    held = (
+        set(counts) <= {"OK", "RESOURCE_EXHAUSTED"}
+        and counts.get("OK", 0) > 0
+        and len(codes) == 800
+    )
     attack.checks.check("800 callers at once are answered or told to come back", held, counts)
 
 
@@ -286,11 +337,18 @@ def attack_networks(attack, assets):
     whole = (assets / f"models/{MODEL}.onnx").read_bytes()
     for id in BAD_NAMES:
         attack.expect(f"upload named {id[:20]!r}", [INVALID], lambda: attack.upload(id, whole))
-    attack.expect("upload over an existing name", ["ALREADY_EXISTS", "FAILED_PRECONDITION"], lambda: attack.upload(MODEL, whole))
+    attack.expect(
+        "upload over an existing name",
+        ["ALREADY_EXISTS", "FAILED_PRECONDITION"],
+        lambda: attack.upload(MODEL, whole),
+    )
     listed = attack.backbones.ListBackbones(attack.backbone.ListBackbonesRequest()).backbones
     added = [b.id for b in listed if not b.built_in]
     attack.checks.check("nothing of them stayed", added == [MODEL], added)
-    left = [str(p.relative_to(attack.daemon.state)) for p in pathlib.Path(attack.daemon.state).rglob("*bad*")]
+    left = [
+        str(p.relative_to(attack.daemon.state))
+        for p in pathlib.Path(attack.daemon.state).rglob("*bad*")
+    ]
     attack.checks.check("no file of them stayed", not left, left)
 
 

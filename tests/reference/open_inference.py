@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Triton's own gRPC client against graftd: metadata, tensors raw and in `contents`, photographs.
 
-    python3 -m venv .venv && .venv/bin/pip install 'tritonclient[grpc]' grpcio-tools numpy
-    .venv/bin/python tests/reference/open_inference.py --graftd target/release/graftd
+python3 -m venv .venv && .venv/bin/pip install 'tritonclient[grpc]' grpcio-tools numpy
+.venv/bin/python tests/reference/open_inference.py --graftd target/release/graftd
 """
 
 import argparse
@@ -70,8 +70,7 @@ def run(daemon, assets, checks):
     rows = [[text.decode().split(":") for text in row] for row in classes.as_numpy("logits")]
     check(
         "classification answers value:index:label",
-        [[int(cell[1]) for cell in row] for row in rows]
-        == np.argsort(-expected)[:, :3].tolist(),
+        [[int(cell[1]) for cell in row] for row in rows] == np.argsort(-expected)[:, :3].tolist(),
         rows[0][0],
     )
 
@@ -113,7 +112,11 @@ def run(daemon, assets, checks):
             invalid,
             lambda: contents(first.ravel(), first.shape, extra=first.tobytes()),
         ),
-        ("raw bytes one short", invalid, lambda: contents([], first.shape, extra=first.tobytes()[:-1])),
+        (
+            "raw bytes one short",
+            invalid,
+            lambda: contents([], first.shape, extra=first.tobytes()[:-1]),
+        ),
         (
             "an unknown input",
             invalid,

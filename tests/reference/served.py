@@ -70,7 +70,12 @@ def stubs(*modules):
     root = REPOSITORY / "proto"
     files = [str(file.relative_to(root)) for file in sorted(root.rglob("*.proto"))]
     include = pathlib.Path(protoc.__file__).parent / "_proto"
-    arguments = [f"-I{root}", f"-I{include}", f"--python_out={folder}", f"--grpc_python_out={folder}"]
+    arguments = [
+        f"-I{root}",
+        f"-I{include}",
+        f"--python_out={folder}",
+        f"--grpc_python_out={folder}",
+    ]
     if protoc.main(["protoc", *arguments, *files]) != 0:
         raise SystemExit("protoc failed")
     sys.path.insert(0, folder)
@@ -85,7 +90,9 @@ class Checks:
 
     def check(self, name, held, found=""):
         self.failed += not held
-        print(f"{'ok  ' if held else 'FAIL'}  {name}" + (f"  [{found}]" if found else ""), flush=True)
+        print(
+            f"{'ok  ' if held else 'FAIL'}  {name}" + (f"  [{found}]" if found else ""), flush=True
+        )
 
     def end(self):
         print("all held" if not self.failed else f"{self.failed} did not hold")
