@@ -1,5 +1,7 @@
 //! What can be downloaded.
 
+use std::path::Path;
+
 use serde::Deserialize;
 
 use super::{BackboneError, Labels, PreprocessingChoice, as_text};
@@ -57,6 +59,15 @@ impl Catalog {
     /// None in a build whose tests passed.
     pub fn built_in() -> Result<Self, BackboneError> {
         Self::parse("the built-in catalogue", include_str!("../../models/catalog.toml"))
+    }
+
+    /// Reads a catalogue from a file.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not a catalogue.
+    pub fn read(path: &Path) -> Result<Self, BackboneError> {
+        let text = std::fs::read_to_string(path).map_err(BackboneError::io(path))?;
+        Self::parse(&path.display().to_string(), &text)
     }
 
     /// Reads a catalogue; `origin` names it in errors.

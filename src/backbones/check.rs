@@ -65,12 +65,7 @@ enum Verdict {
 impl Checker {
     /// A checker that runs `program`, usually the running program itself.
     pub fn new(program: PathBuf) -> Self {
-        Self {
-            program,
-            memory_bytes: 1 << 30,
-            cpu_seconds: 120,
-            patience: Duration::from_mins(3),
-        }
+        Self { program, memory_bytes: 1 << 30, cpu_seconds: 120, patience: Duration::from_mins(3) }
     }
 
     /// Tries the model at `path`.

@@ -64,8 +64,7 @@ impl Download {
     ) -> Result<PathBuf, BackboneError> {
         fs::create_dir_all(folder).map_err(BackboneError::io(folder))?;
         let path = folder.join(format!("{}.part", self.sha256));
-        if length(&path).is_ok_and(|length| length == self.size_bytes)
-            && self.verify(&path).is_ok()
+        if length(&path).is_ok_and(|length| length == self.size_bytes) && self.verify(&path).is_ok()
         {
             return Ok(path);
         }

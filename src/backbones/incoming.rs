@@ -88,6 +88,29 @@ impl Incoming {
         }
     }
 
+    /// Takes a file of the same file system as the whole model, without a copy.
+    ///
+    /// # Errors
+    /// As [`Incoming::copy`]; `path` is then still in its place.
+    pub fn adopt(&mut self, path: &Path) -> Result<(), BackboneError> {
+        let size = fs::metadata(path).map_err(BackboneError::io(path))?.len();
+        if size > self.limit {
+            return Err(BackboneError::TooLarge { limit: self.limit });
+        }
+        let mut file = File::open(path).map_err(BackboneError::io(path))?;
+        self.hasher = Hasher::default();
+        let mut block = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut block).map_err(BackboneError::io(path))? {
+                0 => break,
+                length => self.hasher.update(&block[..length]),
+            }
+        }
+        self.size = size;
+        self.file = None;
+        atomic::rename(path, &self.model).map_err(BackboneError::io(path))
+    }
+
     /// Ends the model: its digest and size.
     pub(super) fn finish(&mut self) -> Result<(Digest, u64), BackboneError> {
         if let Some(file) = self.file.take() {

@@ -5,6 +5,7 @@
 //! folders; nothing is installed before [`Checker`] has loaded and run it once in a child process.
 //! [`Catalog`] knows what can be downloaded, [`Download`] fetches it.
 
+mod abilities;
 mod as_text;
 mod catalog;
 mod check;
@@ -15,11 +16,12 @@ mod incoming;
 mod labels;
 mod manifest;
 
+pub use abilities::{Abilities, abilities};
 pub use catalog::{Catalog, CatalogEntry};
 pub use check::{CheckReport, Checker, check_here};
 pub use download::{Download, Progress};
 pub use error::BackboneError;
-pub use folder::{Backbone, Backbones, Listed};
+pub use folder::{Backbone, Backbones, Listed, read_labels};
 pub use incoming::{Incoming, NewBackbone};
 pub use labels::{Label, LabelError, Labels};
 pub use manifest::{Description, Manifest, PreprocessingChoice, TensorNames};
