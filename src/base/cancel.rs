@@ -9,6 +9,7 @@ use std::time::Instant;
 pub struct Cancel {
     asked: Arc<AtomicBool>,
     deadline: Option<Instant>,
+    parent: Option<Arc<Self>>,
 }
 
 /// The work was told to stop before it had finished.
@@ -25,7 +26,15 @@ pub enum Cancelled {
 impl Cancel {
     /// A flag that also counts as raised once `deadline` has passed.
     pub fn with_deadline(deadline: Option<Instant>) -> Self {
-        Self { asked: Arc::default(), deadline }
+        Self { asked: Arc::default(), deadline, parent: None }
+    }
+
+    /// A flag for a part of the work: it counts as raised when this one is, and can be raised
+    /// without raising this one.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        let deadline = self.deadline;
+        Self { asked: Arc::default(), deadline, parent: Some(Arc::new(self.clone())) }
     }
 
     /// Raises the flag for every clone.
@@ -45,6 +54,9 @@ impl Cancel {
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.asked.load(Ordering::Relaxed) {
             return Err(Cancelled::ByCaller);
+        }
+        if let Some(parent) = &self.parent {
+            parent.check()?;
         }
         match self.deadline {
             Some(deadline) if Instant::now() >= deadline => Err(Cancelled::DeadlineExceeded),
@@ -80,6 +92,16 @@ mod tests {
         assert_eq!(clone.check(), Ok(()));
         drop(cancel.on_drop());
         assert_eq!(clone.check(), Err(Cancelled::ByCaller));
+    }
+
+    #[test]
+    fn a_child_is_raised_by_its_parent_but_not_the_other_way_round() {
+        let parent = Cancel::default();
+        let (first, second) = (parent.child(), parent.child());
+        first.cancel();
+        assert_eq!((parent.check(), second.check()), (Ok(()), Ok(())));
+        parent.cancel();
+        assert_eq!(second.check(), Err(Cancelled::ByCaller));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::EngineError;
 use crate::backbones::Labels;
 use crate::base::clock::Timestamp;
+use crate::base::digest::{Digest, Hasher};
 use crate::base::name::Name;
 use crate::graph::{Network, Part, Tensor};
 use crate::heads::Head;
@@ -28,6 +29,8 @@ pub struct LiveBackbone {
     pub origin: Origin,
     /// How it wants its photographs.
     pub preprocessing: Preprocessing,
+    /// SHA-256 of its ONNX file.
+    pub digest: Digest,
     /// Labels of its own classifier.
     pub labels: Labels,
     /// The network.
@@ -65,12 +68,29 @@ impl LiveBackbone {
         Ok(Forward { outputs, has_map })
     }
 
+    /// Names the embeddings that this backbone makes: another file or another preprocessing makes
+    /// others, which must not be mixed with them.
+    pub fn embedding_key(&self) -> Digest {
+        let Preprocessing { size, resize, channels, scale, mean, std } = self.preprocessing;
+        let mut hasher = Hasher::default();
+        hasher.update(&self.digest.0);
+        hasher.update(&size.to_le_bytes());
+        hasher.update(resize.name().as_bytes());
+        hasher.update(channels.name().as_bytes());
+        for value in [scale].into_iter().chain(mean).chain(std) {
+            hasher.update(&value.to_le_bytes());
+        }
+        hasher.finish()
+    }
+
     /// Checks that `head` was trained on this very network.
     ///
     /// # Errors
     /// [`EngineError::OtherBackbone`].
     pub fn check_head(&self, head: &LiveHead) -> Result<(), EngineError> {
-        if head.head.width() == self.network.embedding().width {
+        let known = &head.head.provenance().backbone_sha256;
+        let same = known.is_empty() || *known == self.digest.to_string();
+        if same && head.head.width() == self.network.embedding().width {
             return Ok(());
         }
         let (head, backbone) = (head.name.to_string(), self.name.to_string());

@@ -2,6 +2,7 @@
 //! image through them.
 
 mod error;
+pub mod learning;
 mod live;
 mod pool;
 mod predict;

@@ -38,6 +38,24 @@ pub enum Subject {
     Tensor(Arc<[f32]>),
 }
 
+impl Subject {
+    /// The upright picture.
+    ///
+    /// # Errors
+    /// A photograph that cannot be used; a tensor, which is no picture.
+    pub fn to_picture(self, limits: &Limits) -> Result<Arc<Picture>, EngineError> {
+        match self {
+            Self::Tensor(_) => Err(EngineError::Fault("a tensor is no picture".into())),
+            Self::Picture(picture) => Ok(picture),
+            Self::Encoded(bytes) => Ok(Arc::new(decode(&bytes, limits)?)),
+            Self::Frame { format, width, height, stride, data } => {
+                let frame = RawFrame { format, width, height, stride, data: &data };
+                Ok(Arc::new(frame.to_picture(limits)?))
+            }
+        }
+    }
+}
+
 /// How long each stage took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
@@ -115,12 +133,7 @@ pub fn prepare(
     let began = Instant::now();
     let picture = match subject {
         Subject::Tensor(tensor) => return Ok(Prepared { picture: None, placement: None, tensor }),
-        Subject::Picture(picture) => picture,
-        Subject::Encoded(bytes) => Arc::new(decode(&bytes, limits)?),
-        Subject::Frame { format, width, height, stride, data } => {
-            let frame = RawFrame { format, width, height, stride, data: &data };
-            Arc::new(frame.to_picture(limits)?)
-        }
+        picture => picture.to_picture(limits)?,
     };
     timings.decode = began.elapsed();
     cancel.check()?;

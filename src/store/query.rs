@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 
+use super::dataset::Keep;
 use super::error::{Result, StoreError};
 use super::image::{Image, StoredImage};
 use super::key::{DatasetNumber, SampleKey};
@@ -166,6 +167,24 @@ impl Store {
         })?;
         row.map(|(thumbnail, image)| Ok(Image { bytes: image.load(self.folder())?, thumbnail }))
             .transpose()
+    }
+
+    /// What is kept of the sample's picture.
+    ///
+    /// # Errors
+    /// Only the store's own failures.
+    pub fn kept(&self, sample: &Sample) -> Result<Keep> {
+        self.read(|connection| {
+            let thumbnail: Option<bool> = connection
+                .prepare_cached("SELECT thumbnail FROM images WHERE key = ?1")?
+                .query_row([sample.key.0], |row| row.get(0))
+                .optional()?;
+            Ok(match thumbnail {
+                Some(false) => Keep::Images,
+                Some(true) => Keep::Thumbnails,
+                None => Keep::Embeddings,
+            })
+        })
     }
 
     /// A digest of what the dataset holds now, for a head to remember.

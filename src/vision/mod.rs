@@ -21,6 +21,7 @@ mod placement;
 mod preprocess;
 mod preprocessing;
 mod resize;
+mod thumbnail;
 
 pub use colormap::ColorMap;
 pub use decode::decode;

@@ -1,0 +1,68 @@
+//! How a version does on chosen samples.
+
+use std::sync::Arc;
+
+use super::labelled::Labelled;
+use super::{Learning, LearningError};
+use crate::base::cancel::Cancel;
+use crate::base::name::Name;
+use crate::engine::{EngineError, LiveHead, Target};
+use crate::store::{EmbeddedSample, Filter};
+use crate::train::{self, Report};
+
+/// Samples listed at one time.
+const PAGE: usize = 256;
+
+/// A version and how it does.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The version.
+    pub head: Arc<LiveHead>,
+    /// How it does.
+    pub report: Report,
+}
+
+impl Learning {
+    /// Judges a version on the labelled samples that meet the filter. May take long.
+    ///
+    /// # Errors
+    /// An unknown head or dataset; no labelled sample with an embedding by the head's backbone.
+    pub fn evaluate(
+        &self,
+        target: &Target,
+        dataset: &Name,
+        filter: &Filter,
+        cancel: &Cancel,
+    ) -> Result<Judged, LearningError> {
+        let by = self.engine().snapshot().resolve(target)?;
+        let head = by.head.ok_or_else(|| EngineError::Fault("a target without head".into()))?;
+        let key = by.backbone.embedding_key();
+        let mut after = None;
+        let mut rows = Vec::new();
+        loop {
+            let page = self.store().samples(dataset, filter, after, PAGE)?;
+            for sample in page.samples {
+                cancel.check()?;
+                if let Some(values) = self.store().embedding_of(&sample, key)? {
+                    let (id, labels) = (sample.id, sample.labels);
+                    let (split, weight) = (sample.split, sample.weight);
+                    rows.push(Ok((EmbeddedSample { id, labels, split, weight }, values)));
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let labelled = Labelled::from_rows(by.backbone.network.embedding().width, rows)?;
+        let Some(rows) = labelled.rows() else {
+            return Err(LearningError::NoSamples(format!(
+                "dataset {dataset} has no labelled samples that meet the filter and have an \
+                 embedding by {}",
+                by.backbone.name
+            )));
+        };
+        let report = train::evaluate(&head.head, &labelled.samples(&rows), cancel)?;
+        Ok(Judged { head, report })
+    }
+}

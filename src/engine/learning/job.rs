@@ -1,0 +1,173 @@
+//! What is asked of a training, how far it is and what came out: kept with its job as JSON.
+
+use serde::{Deserialize, Serialize};
+
+use super::{LearningError, Promotion};
+use crate::base::name::Name;
+use crate::heads::Kind;
+use crate::store;
+use crate::train::{NoveltyMethod, Options, Report};
+
+/// What a training is to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingRequest {
+    /// The head; a new one is made, of an old one the next version.
+    pub head: Name,
+    /// What it learns from.
+    pub dataset: Name,
+    /// What it stands on.
+    pub backbone: Name,
+    /// How it is fitted.
+    pub options: TrainingOptions,
+    /// When it goes live.
+    pub promotion: Promotion,
+}
+
+/// How a head is fitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainingOptions {
+    /// The kind; `None` lets cross-validation choose.
+    pub kind: Option<Kind>,
+    /// Of everything random.
+    pub seed: u64,
+    /// Folds of the cross-validation, 2 to 20.
+    pub folds: u32,
+    /// Whether every class counts the same.
+    pub balance_classes: bool,
+    /// Probability spread over all classes, 0 to 0.5.
+    pub label_smoothing: f32,
+    /// Strength of the penalty on weights; `None` lets cross-validation choose.
+    pub regularization: Option<f32>,
+    /// Share of known samples that may come back as unknown, 0 to 0.5.
+    pub false_alarm_rate: f32,
+    /// Neighbours asked by k-NN.
+    pub neighbours: Option<u32>,
+    /// Width of a perceptron's hidden layer.
+    pub hidden_width: u32,
+}
+
+impl Default for TrainingOptions {
+    fn default() -> Self {
+        Self {
+            kind: None,
+            seed: 0,
+            folds: 5,
+            balance_classes: true,
+            label_smoothing: 0.0,
+            regularization: None,
+            false_alarm_rate: 0.05,
+            neighbours: None,
+            hidden_width: 256,
+        }
+    }
+}
+
+impl TrainingOptions {
+    /// As `train` wants them.
+    pub(super) fn to_train(&self) -> Options {
+        let defaults = Options::default();
+        Options {
+            kind: self.kind,
+            seed: self.seed,
+            folds: self.folds as usize,
+            balance: self.balance_classes,
+            label_smoothing: self.label_smoothing,
+            inverse_penalty: self.regularization.map(|penalty| 1.0 / f64::from(penalty)),
+            neighbours: self.neighbours.map_or(defaults.neighbours, |count| count as usize),
+            hidden: self.hidden_width as usize,
+            novelty: Some(NoveltyMethod::Mahalanobis),
+            false_alarm_rate: self.false_alarm_rate,
+        }
+    }
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobProgress {
+    /// What it does just now.
+    pub phase: String,
+    /// 0 to 1.
+    pub done: f32,
+    /// Its own estimate, in seconds.
+    pub remaining_seconds: Option<f64>,
+    /// Training objective.
+    pub loss: Option<f64>,
+    /// Best accuracy on held-out folds so far.
+    pub held_out_accuracy: Option<f64>,
+}
+
+/// What a training made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingOutcome {
+    /// The version of the head.
+    pub version: u32,
+    /// Whether it went live.
+    pub promoted: bool,
+    /// Why it did or did not.
+    pub message: String,
+    /// How good it is.
+    pub report: TrainingReport,
+}
+
+/// How good a head is and how that was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingReport {
+    /// The kind that was fitted.
+    pub kind: Kind,
+    /// Why this kind.
+    pub reason: String,
+    /// On the held-out samples; without any, over the folds of the cross-validation.
+    pub held_out: Report,
+    /// Whether `held_out` is on samples that training never saw in any way.
+    pub pinned: bool,
+    /// Over the folds of the cross-validation.
+    pub cross_validation: Report,
+    /// What logits are divided by.
+    pub temperature: f32,
+    /// The live version on the same held-out samples.
+    pub live: Option<Report>,
+    /// Seconds spent on embeddings that were missing.
+    pub embedding_seconds: f64,
+    /// Seconds spent on fitting.
+    pub fit_seconds: f64,
+    /// Samples trained on.
+    pub train_count: u64,
+    /// Of everything random.
+    pub seed: u64,
+    /// Accuracy by number of training samples; empty where it was not measured.
+    pub learning_curve: Vec<CurvePoint>,
+}
+
+/// How good a head is after so many samples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// Samples trained on.
+    pub samples: u64,
+    /// Share right of those held out.
+    pub accuracy: f64,
+}
+
+/// A job with its record read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// State, times and error.
+    pub record: store::Job,
+    /// What was asked.
+    pub request: TrainingRequest,
+    /// How far it is.
+    pub progress: JobProgress,
+    /// What it made, once it succeeded.
+    pub outcome: Option<TrainingOutcome>,
+}
+
+impl TryFrom<store::Job> for Job {
+    type Error = LearningError;
+
+    fn try_from(record: store::Job) -> Result<Self, LearningError> {
+        let request = serde_json::from_str(&record.request)?;
+        let progress = record.progress.as_deref().map(serde_json::from_str).transpose()?;
+        let outcome = record.report.as_deref().map(serde_json::from_str).transpose()?;
+        Ok(Self { request, progress: progress.unwrap_or_default(), outcome, record })
+    }
+}

@@ -1,0 +1,280 @@
+//! Trainings: a record each, a bounded queue, and one thread of lowest priority that takes them in
+//! turn.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::{Job, JobProgress, LearningError, TrainingOutcome, TrainingRequest, training};
+use crate::base::cancel::Cancel;
+use crate::engine::Engine;
+use crate::store::{JobId, JobState, JobUpdate, NewJob, Store};
+
+/// Jobs that may wait.
+const WAITING: usize = 16;
+/// The least time between two pieces of news to those who watch.
+const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+/// The weakest claim on a core that Linux knows.
+const LOWEST_PRIORITY: i32 = 19;
+
+/// Starts, watches and cancels trainings.
+pub struct Jobs {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    store: Store,
+    engine: Arc<Engine>,
+    state: Mutex<State>,
+    /// Signalled when a job arrives or the daemon stops.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<JobId>,
+    /// Jobs that have not ended.
+    unfinished: HashMap<JobId, Unfinished>,
+    closing: bool,
+}
+
+struct Unfinished {
+    cancel: Cancel,
+    news: watch::Sender<Job>,
+}
+
+impl Jobs {
+    pub(super) fn start(engine: Arc<Engine>, store: Store) -> Result<Self, LearningError> {
+        let state = Mutex::default();
+        let shared = Arc::new(Shared { store, engine, state, changed: Condvar::new() });
+        let turns = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("graftd-training".to_owned())
+            .spawn(move || turns.serve())
+            .map_err(|error| LearningError::Thread(error.to_string()))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Records a training and lets it wait for its turn.
+    ///
+    /// # Errors
+    /// [`LearningError::JobQueueFull`]; an unknown dataset or backbone, so that it is told at once.
+    pub fn begin(&self, request: &TrainingRequest) -> Result<Job, LearningError> {
+        self.shared.store.dataset(&request.dataset)?;
+        let target = crate::engine::Target::Backbone(request.backbone.to_string());
+        self.shared.engine.snapshot().resolve(&target)?;
+        let waiting = self.shared.lock().waiting.len();
+        if waiting >= WAITING {
+            return Err(LearningError::JobQueueFull { waiting });
+        }
+        let request = serde_json::to_string(request)?;
+        let record = self.shared.store.add_job(NewJob { kind: "training".to_owned(), request })?;
+        let (id, job) = (record.id, Job::try_from(record)?);
+        let unfinished =
+            Unfinished { cancel: Cancel::default(), news: watch::channel(job.clone()).0 };
+        let mut state = self.shared.lock();
+        state.unfinished.insert(id, unfinished);
+        state.waiting.push_back(id);
+        drop(state);
+        self.shared.changed.notify_all();
+        Ok(job)
+    }
+
+    /// A job as it stands.
+    ///
+    /// # Errors
+    /// [`crate::store::StoreError::UnknownJob`].
+    pub fn get(&self, id: JobId) -> Result<Job, LearningError> {
+        if let Some(unfinished) = self.shared.lock().unfinished.get(&id) {
+            return Ok(unfinished.news.borrow().clone());
+        }
+        self.shared.store.job(id)?.try_into()
+    }
+
+    /// Up to `limit` jobs, the latest first, all older than `before` where that is given.
+    ///
+    /// # Errors
+    /// Only the store's.
+    pub fn list(&self, before: Option<JobId>, limit: usize) -> Result<Vec<Job>, LearningError> {
+        let records = self.shared.store.jobs(before, limit)?;
+        let state = self.shared.lock();
+        let live = |id: &JobId| state.unfinished.get(id).map(|live| live.news.borrow().clone());
+        records.into_iter().map(|r| live(&r.id).map_or_else(|| r.try_into(), Ok)).collect()
+    }
+
+    /// The job now and after every change; `None` for one that has ended.
+    pub fn watch(&self, id: JobId) -> Option<watch::Receiver<Job>> {
+        self.shared.lock().unfinished.get(&id).map(|unfinished| unfinished.news.subscribe())
+    }
+
+    /// Tells a job to stop; one that waits has ended when this returns, one that runs within 100 ms
+    /// plus one forward run, and one that has ended stays as it is.
+    ///
+    /// # Errors
+    /// [`crate::store::StoreError::UnknownJob`].
+    pub fn cancel(&self, id: JobId) -> Result<Job, LearningError> {
+        let mut state = self.shared.lock();
+        let waited = state.waiting.iter().position(|waiting| *waiting == id);
+        if let Some(unfinished) = state.unfinished.get(&id) {
+            unfinished.cancel.cancel();
+        }
+        if let Some(position) = waited {
+            state.waiting.remove(position);
+        }
+        drop(state);
+        if waited.is_some() {
+            self.shared.end(id, JobState::Cancelled, JobUpdate::default());
+        }
+        self.get(id)
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.closing = true;
+        state.unfinished.values().for_each(|unfinished| unfinished.cancel.cancel());
+        drop(state);
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        lower_priority();
+        // One core stays free for those who wait for an answer.
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = cores.saturating_sub(1).max(1);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("graftd-fit-{index}"))
+            .start_handler(|_| lower_priority())
+            .build();
+        let pool = match pool {
+            Ok(pool) => pool,
+            Err(error) => {
+                tracing::error!(%error, "no threads for training; jobs will wait for ever");
+                return;
+            }
+        };
+        while let Some((id, cancel)) = self.next() {
+            let outcome = self.run(id, &cancel, &pool);
+            // What a stopping daemon interrupts is found so by the next one, which says it.
+            if self.lock().closing && outcome.as_ref().is_err_and(LearningError::is_cancelled) {
+                return;
+            }
+            match outcome.and_then(|outcome| Ok(serde_json::to_string(&outcome)?)) {
+                Ok(report) => {
+                    let update = JobUpdate { report: Some(report), ..JobUpdate::default() };
+                    self.end(id, JobState::Succeeded, update);
+                }
+                Err(error) if error.is_cancelled() => {
+                    self.end(id, JobState::Cancelled, JobUpdate::default());
+                }
+                Err(error) => {
+                    tracing::warn!(job = %id, %error, "a training failed");
+                    let update =
+                        JobUpdate { error: Some(error.to_string()), ..JobUpdate::default() };
+                    self.end(id, JobState::Failed, update);
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Option<(JobId, Cancel)> {
+        let mut state = self.lock();
+        loop {
+            if state.closing {
+                return None;
+            }
+            if let Some(id) = state.waiting.pop_front()
+                && let Some(unfinished) = state.unfinished.get(&id)
+            {
+                return Some((id, unfinished.cancel.clone()));
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn run(
+        &self,
+        id: JobId,
+        cancel: &Cancel,
+        pool: &rayon::ThreadPool,
+    ) -> Result<TrainingOutcome, LearningError> {
+        let running = JobUpdate { state: Some(JobState::Running), ..JobUpdate::default() };
+        let job = Job::try_from(self.store.update_job(id, running)?)?;
+        self.tell(id, &job);
+        let mut news = News { shared: self, job, began: Instant::now(), told: None };
+        let request = news.job.request.clone();
+        let mut tell = |progress| news.tell(progress);
+        pool.install(|| training::run(&self.engine, &self.store, id, &request, cancel, &mut tell))
+    }
+
+    /// Records how a job ended and tells those who watch, after which they hear no more.
+    fn end(&self, id: JobId, state: JobState, update: JobUpdate) {
+        let update = JobUpdate { state: Some(state), ..update };
+        match self.store.update_job(id, update).map_err(LearningError::from).and_then(Job::try_from)
+        {
+            Ok(job) => self.tell(id, &job),
+            Err(error) => tracing::error!(job = %id, %error, "a job's end could not be recorded"),
+        }
+        self.lock().unfinished.remove(&id);
+    }
+
+    fn tell(&self, id: JobId, job: &Job) {
+        if let Some(unfinished) = self.lock().unfinished.get(&id) {
+            unfinished.news.send_replace(job.clone());
+        }
+    }
+}
+
+/// Passes progress on, not too often, and records each new phase.
+struct News<'a> {
+    shared: &'a Shared,
+    job: Job,
+    began: Instant,
+    told: Option<Instant>,
+}
+
+impl News<'_> {
+    fn tell(&mut self, mut progress: JobProgress) {
+        let new_phase = progress.phase != self.job.progress.phase;
+        if !new_phase && self.told.is_some_and(|told| told.elapsed() < NEWS_INTERVAL) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        let done = f64::from(progress.done);
+        if done > 0.02 {
+            let elapsed = self.began.elapsed().as_secs_f64();
+            progress.remaining_seconds = Some(elapsed * (1.0 - done) / done);
+        }
+        self.job.progress = progress;
+        let id = self.job.record.id;
+        self.shared.tell(id, &self.job);
+        if new_phase && let Ok(progress) = serde_json::to_string(&self.job.progress) {
+            let update = JobUpdate { progress: Some(progress), ..JobUpdate::default() };
+            if let Err(error) = self.shared.store.update_job(id, update) {
+                tracing::warn!(job = %id, %error, "a job's progress could not be recorded");
+            }
+        }
+    }
+}
+
+/// On Linux the priority is the calling thread's own.
+fn lower_priority() {
+    if let Err(error) = rustix::process::setpriority_process(None, LOWEST_PRIORITY) {
+        tracing::warn!(%error, "training keeps its normal priority");
+    }
+}

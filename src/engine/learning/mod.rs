@@ -1,0 +1,75 @@
+//! How the device learns: samples come in, a head is trained on them, judged, and made live.
+//!
+//! [`Learning`] is what the services talk to. A sample goes through `intake`; a training is a record
+//! and a turn of the one thread in `jobs`, whose work is `training`; what becomes of its head is
+//! decided in `promotion` and done in `versions`; `capture` keeps pictures that a head was not sure
+//! of.
+
+mod capture;
+mod error;
+mod evaluation;
+mod intake;
+mod job;
+mod jobs;
+mod labelled;
+mod promotion;
+mod training;
+mod versions;
+
+use std::sync::Arc;
+
+pub use capture::{CaptureSettings, Captured};
+pub use error::LearningError;
+pub use evaluation::Judged;
+pub use intake::{Content, IncomingSample, StoredSample};
+pub use job::{
+    CurvePoint, Job, JobProgress, TrainingOptions, TrainingOutcome, TrainingReport, TrainingRequest,
+};
+pub use jobs::Jobs;
+pub use promotion::{Decision, Policy, Promotion, decide};
+pub use versions::{HeadImport, HeadRecord};
+
+use super::Engine;
+use crate::store::Store;
+
+/// Samples, training and heads of one device.
+pub struct Learning {
+    engine: Arc<Engine>,
+    store: Store,
+    jobs: Jobs,
+    capture: capture::Capture,
+}
+
+impl Learning {
+    /// Publishes the stored heads and starts the thread that trains.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the system grants no thread.
+    pub fn start(engine: Arc<Engine>, store: Store) -> Result<Self, LearningError> {
+        versions::publish_all(&engine, &store)?;
+        let jobs = Jobs::start(Arc::clone(&engine), store.clone())?;
+        let capture = capture::Capture::start(store.clone())?;
+        Ok(Self { engine, store, jobs, capture })
+    }
+
+    /// What is stored.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is live.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Trainings.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+}
+
+impl std::fmt::Debug for Learning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Learning").field("state", &self.store.path()).finish_non_exhaustive()
+    }
+}
