@@ -8,6 +8,7 @@
 
 mod anatomy;
 mod error;
+mod export;
 mod layout;
 mod network;
 mod onnx;
@@ -17,6 +18,7 @@ mod view;
 
 pub use anatomy::{Ending, Overrides};
 pub use error::GraphError;
+pub use export::{EMBEDDING, Extension};
 pub use network::{Classifier, Embedding, Input, Layer, Network, Options, Part, Source};
 pub use plan::{Plan, Tensor};
 pub use view::{Tap, View};

@@ -11,7 +11,7 @@ use tract_onnx::tract_hir::infer::Factoid as _;
 
 use super::anatomy::{self, Anatomy, EmbeddingSource, Structure};
 use super::onnx::{OnnxModel, declared_shape, node_name, sort_nodes};
-use super::{Ending, GraphError, Overrides, Plan, View, layout, topology};
+use super::{Ending, Extension, GraphError, Overrides, Plan, View, layout, topology};
 use crate::base::digest::Digest;
 use crate::vision::TensorLayout;
 
@@ -255,6 +255,22 @@ impl Network {
     pub fn parts(&self) -> &'static [Part] {
         const ALL: [Part; 3] = [Part::Embedding, Part::Logits, Part::FeatureMap];
         &ALL[..if self.last_spatial.is_some() { 3 } else { 2 }]
+    }
+
+    /// The network's ONNX file with `extension` behind the embedding, in the place of the classifier.
+    ///
+    /// # Errors
+    /// A file that changed since it was loaded.
+    pub fn export(&self, extension: &Extension) -> Result<Vec<u8>, GraphError> {
+        let bytes = read(&self.source)?;
+        if Digest::of(&bytes) != self.digest {
+            let reason = "the file has changed since it was loaded; load the backbone again";
+            return Err(GraphError::Malformed(reason.into()));
+        }
+        let mut model = OnnxModel::parse(&bytes)?;
+        sort_nodes(&mut model)?;
+        add_pooled_embedding(&mut model, &self.anatomy);
+        Ok(super::export::encode(model, &self.embedding.tensor, extension))
     }
 
     /// Declares ONNX tensors on a fresh decluttered graph. Besides [`Layer`] names, the names of the

@@ -54,6 +54,10 @@ impl OnnxModel {
         &self.proto
     }
 
+    pub(super) fn into_proto(self) -> ModelProto {
+        self.proto
+    }
+
     pub(super) fn operators(&self) -> &tract_onnx::Onnx {
         &self.operators
     }

@@ -6,7 +6,7 @@ use half::f16;
 use super::{HeadError, Matrix, dot};
 
 /// Added to every class's votes, so that a class without a neighbour has a finite logit.
-const VOTE_FLOOR: f32 = 1e-6;
+pub(super) const VOTE_FLOOR: f32 = 1e-6;
 
 /// The training embeddings themselves. A neighbour `i` votes for its class with
 /// `exp((similarity_i - 1) / bandwidth)`; `logit[c] = ln(votes[c] + 1e-6)`, so that softmax of the
