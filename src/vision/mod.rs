@@ -20,6 +20,7 @@ mod picture;
 mod placement;
 mod preprocess;
 mod preprocessing;
+mod quality;
 mod resize;
 mod thumbnail;
 
@@ -35,6 +36,8 @@ pub use preprocess::{Preprocessor, preprocess};
 pub use preprocessing::{
     ChannelOrder, Preprocessing, Preset, ResizePolicy, TensorLayout, UnknownName,
 };
+
+pub use quality::{Quality, quality};
 
 #[cfg(test)]
 mod parity;
