@@ -5,6 +5,7 @@
 //! reads the `use` lines and fails on an upward import.
 
 pub mod client;
+pub mod ctl;
 pub mod proto;
 
 #[cfg(feature = "daemon")]

@@ -4,5 +4,6 @@ pub mod atomic;
 pub mod cancel;
 pub mod clock;
 pub mod digest;
+pub mod host;
 pub mod lru;
 pub mod name;

@@ -1,2 +1,5 @@
 //! The client command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    graftd::ctl::main()
+}

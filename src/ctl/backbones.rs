@@ -1,0 +1,262 @@
+//! `graftctl backbones`: the pretrained networks on a device.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{Outcome, batch, output};
+use crate::client::messages::{
+    Backbone, BackboneManifest, BackboneState, ChannelOrder, Layer, Preprocessing, ResizePolicy,
+};
+use crate::client::{Client, ClientError, ErrorKind};
+
+#[derive(Args, Debug)]
+pub struct Backbones {
+    /// Print one JSON object a line.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List them (the default).
+    List,
+    /// Show one with its layers.
+    Show {
+        /// The backbone's id. Default: the one that answers a request that names nothing.
+        #[arg(default_value = "", hide_default_value = true)]
+        id: String,
+    },
+    /// Send an ONNX file to the device.
+    Upload(Upload),
+    /// Load one into memory, so that it answers.
+    Load {
+        /// The backbone's id.
+        id: String,
+    },
+    /// Take one out of memory.
+    Unload {
+        /// The backbone's id.
+        id: String,
+    },
+    /// Delete one from the device.
+    Delete {
+        /// The backbone's id.
+        id: String,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Upload {
+    /// The ONNX file.
+    file: PathBuf,
+    /// Its id on the device.
+    #[arg(long)]
+    id: String,
+    /// The usual preprocessing that it was trained with.
+    #[arg(long, value_enum)]
+    preset: Preset,
+    /// Labels, one a line.
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Side of the square input, in pixels. Default: the network's own.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    size: u32,
+    /// How photographs are made square.
+    #[arg(long, value_enum, default_value_t = Resize::Crop)]
+    resize: Resize,
+    /// The licence of its weights.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    licence: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Preset {
+    /// RGB, standardised as torchvision and timm do.
+    Imagenet,
+    /// RGB, -1 to 1 (TensorFlow).
+    Tf,
+    /// BGR, 0 to 255 less the mean of each channel (Caffe).
+    Caffe,
+    /// RGB, 0 to 1.
+    Unit,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Resize {
+    Crop,
+    Squash,
+    Pad,
+}
+
+impl Preset {
+    /// Channels, scale, mean and standard deviation.
+    fn parts(self) -> (ChannelOrder, f32, [f32; 3], [f32; 3]) {
+        let unit = 1.0 / 255.0;
+        match self {
+            Self::Imagenet => {
+                (ChannelOrder::Rgb, unit, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+            }
+            Self::Tf => (ChannelOrder::Rgb, 1.0 / 127.5, [1.0; 3], [1.0; 3]),
+            Self::Caffe => (ChannelOrder::Bgr, 1.0, [104.0, 117.0, 123.0], [1.0; 3]),
+            Self::Unit => (ChannelOrder::Rgb, unit, [0.0; 3], [1.0; 3]),
+        }
+    }
+}
+
+impl Backbones {
+    pub async fn run(self, client: &Client) -> Result<Outcome, ClientError> {
+        match &self.action {
+            None | Some(Action::List) => self.list(&client.list_backbones().await?),
+            Some(Action::Show { id }) => self.show(client, id).await?,
+            Some(Action::Upload(upload)) => self.one(upload.run(client).await?.as_ref()),
+            Some(Action::Load { id }) => self.one(client.load_backbone(id).await?.as_ref()),
+            Some(Action::Unload { id }) => self.one(client.unload_backbone(id).await?.as_ref()),
+            Some(Action::Delete { id }) => client.delete_backbone(id).await?,
+        }
+        Ok(Outcome::Complete)
+    }
+
+    fn list(&self, backbones: &[Backbone]) {
+        if self.json {
+            for backbone in backbones {
+                output::json_line(&object(backbone));
+            }
+            return;
+        }
+        let mut table =
+            output::table(&["id", "state", "classes", "embedding", "input", "size", "default"]);
+        for backbone in backbones {
+            let side = backbone.preprocessing.as_ref().map_or(0, |found| found.size);
+            table.add_row([
+                backbone.id.clone(),
+                state(backbone).to_owned(),
+                backbone.class_count.to_string(),
+                backbone.embedding_width.to_string(),
+                side.to_string(),
+                output::bytes(backbone.size_bytes),
+                if backbone.default { "yes".to_owned() } else { String::new() },
+            ]);
+        }
+        output::align_right(&mut table, &[2, 3, 4, 5]);
+        output::line(table);
+    }
+
+    fn one(&self, backbone: Option<&Backbone>) {
+        self.list(backbone.map(std::slice::from_ref).unwrap_or_default());
+    }
+
+    async fn show(&self, client: &Client, id: &str) -> Result<(), ClientError> {
+        let found = client.get_backbone(id).await?;
+        let backbone = found.backbone.unwrap_or_default();
+        if self.json {
+            let mut object = object(&backbone);
+            object["input_name"] = json!(found.input_name);
+            object["explanation_layer"] = json!(found.explanation_layer);
+            object["layers"] = found.layers.iter().map(layer_object).collect();
+            output::json_line(&object);
+            return Ok(());
+        }
+        self.list(std::slice::from_ref(&backbone));
+        let mut table = output::table(&["layer", "operator", "shape", "notes"]);
+        for layer in &found.layers {
+            let shape = layer.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
+            table.add_row([layer.name.clone(), layer.operator.clone(), shape, notes(layer)]);
+        }
+        output::line(table);
+        Ok(())
+    }
+}
+
+impl Upload {
+    async fn run(&self, client: &Client) -> Result<Option<Backbone>, ClientError> {
+        let local = |path: &PathBuf, error: std::io::Error| {
+            let message = format!("cannot read {}: {error}", path.display());
+            ClientError::local(ErrorKind::InvalidArgument, message)
+        };
+        let labels = match &self.labels {
+            Some(path) => std::fs::read_to_string(path).map_err(|error| local(path, error))?,
+            None => String::new(),
+        };
+        let size = self.file.metadata().map_err(|error| local(&self.file, error))?.len();
+        let (channels, scale, mean, std) = self.preset.parts();
+        let resize = match self.resize {
+            Resize::Crop => ResizePolicy::Crop,
+            Resize::Squash => ResizePolicy::Squash,
+            Resize::Pad => ResizePolicy::Pad,
+        };
+        let manifest = BackboneManifest {
+            id: self.id.clone(),
+            preprocessing: Some(Preprocessing {
+                size: self.size,
+                resize: resize.into(),
+                channels: channels.into(),
+                scale,
+                mean: mean.to_vec(),
+                std: std.to_vec(),
+            }),
+            labels: labels.lines().map(str::to_owned).collect(),
+            licence: self.licence.clone(),
+            size_bytes: size,
+            ..BackboneManifest::default()
+        };
+        let bar = batch::progress_bar(size, "bytes");
+        let sent = bar.clone();
+        let progress = Box::new(move |bytes| sent.set_position(bytes));
+        let answer = client.upload_backbone(manifest, &self.file, progress).await;
+        bar.finish_and_clear();
+        answer
+    }
+}
+
+fn state(backbone: &Backbone) -> &'static str {
+    match backbone.state() {
+        BackboneState::Loaded => "loaded",
+        BackboneState::Unloaded => "unloaded",
+        BackboneState::Failed => "failed",
+        BackboneState::Unspecified => "unknown",
+    }
+}
+
+fn notes(layer: &Layer) -> String {
+    let marks = [
+        (layer.spatial, "spatial"),
+        (layer.waist, "waist"),
+        (layer.explainable, "explainable"),
+        (layer.trainable, "trainable"),
+    ];
+    let marks = marks.iter().filter(|(holds, _)| *holds).map(|(_, mark)| *mark);
+    marks.collect::<Vec<_>>().join(", ")
+}
+
+fn object(backbone: &Backbone) -> Value {
+    json!({
+        "id": backbone.id,
+        "name": backbone.name,
+        "state": state(backbone),
+        "message": backbone.state_message,
+        "default": backbone.default,
+        "built_in": backbone.built_in,
+        "classes": backbone.class_count,
+        "embedding_width": backbone.embedding_width,
+        "size_bytes": backbone.size_bytes,
+        "sha256": backbone.sha256,
+        "licence": backbone.licence,
+        "source": backbone.source,
+    })
+}
+
+fn layer_object(layer: &Layer) -> Value {
+    json!({
+        "name": layer.name,
+        "operator": layer.operator,
+        "shape": layer.shape,
+        "spatial": layer.spatial,
+        "waist": layer.waist,
+        "explainable": layer.explainable,
+        "trainable": layer.trainable,
+    })
+}

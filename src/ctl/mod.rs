@@ -1,0 +1,137 @@
+//! `graftctl`: a device's services from the command line, through [`crate::client`] like anyone else.
+
+mod backbones;
+mod batch;
+mod device;
+mod embed;
+mod explain;
+mod inputs;
+mod output;
+mod predict;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::client::{Client, ClientError, Options};
+
+/// Talks to a graftd device.
+#[derive(Debug, Parser)]
+#[command(name = "graftctl", version, arg_required_else_help = true)]
+struct Arguments {
+    /// The device's address, HOST:PORT.
+    #[arg(long, global = true, env = "GRAFTCTL_TARGET", default_value = "127.0.0.1:7411")]
+    target: String,
+    /// Seconds that one call may take; 0 means no limit.
+    #[arg(long, global = true, default_value_t = 60)]
+    timeout: u64,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what pictures show.
+    Predict(predict::Predict),
+    /// Say what pictures show as they appear in a folder.
+    Watch(watch::Watch),
+    /// Give the vectors that enter the classifier.
+    Embed(embed::Embed),
+    /// Say where the network looked.
+    Explain(explain::Explain),
+    /// The pretrained networks on the device.
+    Backbones(backbones::Backbones),
+    /// The device and how it fares.
+    Device(device::Device),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which classifier answers.
+#[derive(Args, Clone, Debug, Default)]
+struct Model {
+    /// A backbone's id: its own classifier answers. Default: the device's choice.
+    #[arg(long, value_name = "ID", conflicts_with = "head")]
+    backbone: Option<String>,
+    /// A head's name, or name@version.
+    #[arg(long, value_name = "NAME")]
+    head: Option<String>,
+}
+
+impl Model {
+    fn backbone(&self) -> String {
+        self.backbone.clone().unwrap_or_default()
+    }
+
+    fn head(&self) -> String {
+        self.head.clone().unwrap_or_default()
+    }
+}
+
+/// How a command ends: all went well, or some inputs failed and were reported as they came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Complete,
+    SomeFailed,
+}
+
+/// Runs `graftctl` with the process's arguments.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the system grants no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(Outcome::Complete) => ExitCode::SUCCESS,
+        Ok(Outcome::SomeFailed) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<Outcome, ClientError> {
+    if let Command::Completions { shell } = arguments.command {
+        clap_complete::generate(
+            shell,
+            &mut Arguments::command(),
+            "graftctl",
+            &mut std::io::stdout(),
+        );
+        return Ok(Outcome::Complete);
+    }
+    let options = Options {
+        request_timeout: (arguments.timeout > 0).then(|| Duration::from_secs(arguments.timeout)),
+        ..Options::default()
+    };
+    let client = Client::connect_with(&arguments.target, options).await?;
+    match arguments.command {
+        Command::Predict(command) => command.run(&client).await,
+        Command::Watch(command) => command.run(&client).await,
+        Command::Embed(command) => command.run(&client).await,
+        Command::Explain(command) => command.run(&client).await,
+        Command::Backbones(command) => command.run(&client).await,
+        Command::Device(command) => command.run(&client).await,
+        Command::Completions { .. } => Ok(Outcome::Complete),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}
