@@ -7,6 +7,8 @@
 pub mod client;
 pub mod ctl;
 pub mod proto;
+#[cfg(feature = "daemon")]
+pub mod rpc;
 
 #[cfg(feature = "daemon")]
 pub mod backbones;

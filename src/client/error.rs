@@ -147,8 +147,12 @@ impl From<Status> for ClientError {
             .map(|violation| violation.field.clone());
         let retry_after = details.retry_info().and_then(|retry| retry.retry_delay);
         let reason = details.error_info().map(|info| info.reason.clone());
+        // tonic gives up by itself at the deadline, before the device's answer comes, and calls that
+        // CANCELLED.
+        let expired = status.code() == Code::Cancelled && status.message() == "Timeout expired";
+        let kind = if expired { ErrorKind::DeadlineExceeded } else { status.code().into() };
         Self {
-            kind: status.code().into(),
+            kind,
             message: status.message().to_owned(),
             field: field.unwrap_or_default(),
             reason: reason.unwrap_or_default(),

@@ -58,6 +58,11 @@ impl Engine {
         self.pool.statistics()
     }
 
+    /// Images of each priority that may wait.
+    pub fn queue_capacity(&self) -> usize {
+        self.options.pool.queue
+    }
+
     /// What is refused before a pixel is allocated.
     pub fn limits(&self) -> Limits {
         self.options.limits

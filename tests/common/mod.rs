@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test uses a part
 
+pub mod daemon;
+
 use std::path::PathBuf;
 
 /// The folder of real networks and photographs: `$GRAFTD_ASSETS`, else `../shared/assets`.

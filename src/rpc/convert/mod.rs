@@ -1,0 +1,9 @@
+//! Generated types to domain types and back. An error names the path of the field at fault.
+
+pub mod answer;
+pub mod backbone;
+pub mod field;
+pub mod head;
+pub mod image;
+pub mod request;
+pub mod target;

@@ -1,0 +1,197 @@
+//! Puts the services together and serves them on one port.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, health_reporter};
+use tower::util::MapResponseLayer;
+
+use super::listener::connections;
+use super::meter::Meter;
+use super::open_inference::OpenInference;
+use super::services::{Backbones, Device, Inference, Shared, Unimplemented};
+use super::tonic_status;
+use crate::engine::Engine;
+use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::graft::backbone_service_server::BackboneServiceServer;
+use crate::proto::graft::device_service_server::DeviceServiceServer;
+use crate::proto::graft::explanation_service_server::ExplanationServiceServer;
+use crate::proto::graft::head_service_server::HeadServiceServer;
+use crate::proto::graft::inference_service_server::InferenceServiceServer;
+use crate::proto::graft::sample_service_server::SampleServiceServer;
+use crate::proto::graft::training_service_server::TrainingServiceServer;
+use crate::proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+
+/// Limits of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Bytes a message, in and out. Default 32 MiB.
+    pub maximum_message_bytes: usize,
+    /// Connections at a time; more wait. Default 1024.
+    pub maximum_connections: usize,
+    /// Calls at a time on one connection. Default 256.
+    pub maximum_streams: u32,
+    /// How long a client may take to begin to speak after it connected. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// How often a silent connection is asked whether it lives. Default 30 s.
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer that. Default 10 s.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            maximum_message_bytes: 32 << 20,
+            maximum_connections: 1024,
+            maximum_streams: 256,
+            handshake_timeout: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a server stopped other than by request.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The transport failed.
+    #[error("the gRPC server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors compiled into the daemon cannot be read.
+    #[error("reflection cannot be set up: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// All services of the daemon, ready to be served.
+#[derive(Debug)]
+pub struct Server {
+    routes: Routes,
+    options: ServerOptions,
+    drain: DrainHandle,
+}
+
+/// Tells a server to stop taking work.
+#[derive(Clone, Debug)]
+pub struct DrainHandle {
+    health: HealthReporter,
+    draining: Arc<watch::Sender<bool>>,
+}
+
+impl DrainHandle {
+    /// From now on health answers `NOT_SERVING`, streams read no more items and end once what they
+    /// read is answered, and no new connection is accepted. Unary calls that run finish.
+    pub async fn drain(&self) {
+        self.health.set_service_status("", ServingStatus::NotServing).await;
+        for service in SERVICES {
+            self.health.set_service_status(service, ServingStatus::NotServing).await;
+        }
+        self.draining.send_replace(true);
+    }
+}
+
+/// Services that health tells of by name, besides the empty name for all.
+const SERVICES: [&str; 8] = [
+    "graft.v1.InferenceService",
+    "graft.v1.ExplanationService",
+    "graft.v1.SampleService",
+    "graft.v1.TrainingService",
+    "graft.v1.HeadService",
+    "graft.v1.BackboneService",
+    "graft.v1.DeviceService",
+    "inference.GRPCInferenceService",
+];
+
+/// A service with the server's message limits.
+macro_rules! limited {
+    ($server:ident, $service:expr, $options:expr) => {
+        $server::new($service)
+            .max_decoding_message_size($options.maximum_message_bytes)
+            .max_encoding_message_size($options.maximum_message_bytes)
+    };
+}
+
+impl Server {
+    /// Assembles the services around an engine.
+    ///
+    /// # Errors
+    /// Where the descriptors compiled into the daemon cannot be read.
+    pub async fn new(engine: Arc<Engine>, options: ServerOptions) -> Result<Self, ServerError> {
+        let (draining_sender, draining) = watch::channel(false);
+        let (health, health_service) = health_reporter();
+        for service in SERVICES {
+            health.set_service_status(service, ServingStatus::Serving).await;
+        }
+        let shared = Shared {
+            engine,
+            meter: Arc::new(Meter::default()),
+            draining,
+            maximum_message_bytes: options.maximum_message_bytes,
+        };
+        let later = Unimplemented;
+        let routes = Routes::new(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(limited!(InferenceServiceServer, Inference::new(shared.clone()), options))
+            .add_service(limited!(BackboneServiceServer, Backbones::new(shared.clone()), options))
+            .add_service(limited!(DeviceServiceServer, Device::new(shared.clone()), options))
+            .add_service(limited!(ExplanationServiceServer, later, options))
+            .add_service(limited!(SampleServiceServer, later, options))
+            .add_service(limited!(TrainingServiceServer, later, options))
+            .add_service(limited!(HeadServiceServer, later, options))
+            .add_service(limited!(
+                GrpcInferenceServiceServer,
+                OpenInference::new(shared.clone()),
+                options
+            ));
+        let drain = DrainHandle { health, draining: Arc::new(draining_sender) };
+        Ok(Self { routes, options, drain })
+    }
+
+    /// The handle by which this server is told to stop.
+    pub fn drain_handle(&self) -> DrainHandle {
+        self.drain.clone()
+    }
+
+    /// Serves `listener` until `shutdown` is ready, then drains: returns once every call has ended. Who
+    /// cannot wait so long drops the future.
+    ///
+    /// # Errors
+    /// Where the transport fails.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServerError> {
+        let Self { routes, options, drain } = self;
+        let limit = options.maximum_message_bytes;
+        let incoming =
+            connections(listener, options.maximum_connections, options.handshake_timeout);
+        tonic::transport::Server::builder()
+            .max_concurrent_streams(options.maximum_streams)
+            .http2_keepalive_interval(Some(options.keepalive_interval))
+            .http2_keepalive_timeout(Some(options.keepalive_timeout))
+            // A photograph is larger than HTTP/2's default window of 64 KiB.
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .layer(MapResponseLayer::new(move |response| tonic_status::translate(response, limit)))
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, async move {
+                shutdown.await;
+                drain.drain().await;
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}

@@ -1,0 +1,139 @@
+//! `InferenceService`: what is in a picture, and how sure.
+
+use std::time::Instant;
+
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Shared;
+use crate::base::cancel::Cancel;
+use crate::engine::Priority;
+use crate::proto::graft::inference_service_server::InferenceService;
+use crate::proto::graft::predict_stream_response::Result as Outcome;
+use crate::proto::graft::{
+    EmbedRequest, EmbedResponse, PredictRequest, PredictResponse, PredictStreamRequest,
+    PredictStreamResponse, StreamPolicy,
+};
+use crate::rpc::convert::answer::{embed_response, predict_response};
+use crate::rpc::convert::field::{Required, check_length};
+use crate::rpc::convert::request::{Embed, Predict};
+use crate::rpc::deadline;
+use crate::rpc::item_stream::{self, Limits, Policy};
+use crate::rpc::status::RpcError;
+
+/// Bytes of a correlation id.
+const MAXIMUM_CORRELATION_ID: usize = 200;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Inference {
+    shared: Shared,
+}
+
+impl Inference {
+    /// Answers with what `shared` holds.
+    pub fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+
+    async fn answer(
+        &self,
+        request: PredictRequest,
+        deadline: Option<Instant>,
+    ) -> Result<PredictResponse, RpcError> {
+        let arrived = Instant::now();
+        if request.explain.is_some() {
+            return Err(RpcError::NotYet("explain in the same call as predict"));
+        }
+        let Predict { subject, target, top_k } = request.try_into()?;
+        let cancel = Cancel::with_deadline(deadline);
+        let ticket = self.shared.engine.predict(&target, subject, cancel)?;
+        let answer = ticket.await??;
+        self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
+        Ok(predict_response(&answer, top_k, arrived))
+    }
+
+    /// Answers one item of a stream; whatever goes wrong is that item's own failure.
+    async fn answer_item(
+        self,
+        item: PredictStreamRequest,
+        skipped: u64,
+        deadline: Option<Instant>,
+    ) -> PredictStreamResponse {
+        let PredictStreamRequest { correlation_id, request, .. } = item;
+        let answer = async {
+            check_length("correlation_id", &correlation_id, MAXIMUM_CORRELATION_ID)?;
+            let request = request.required("request")?;
+            self.answer(request, deadline).await.map_err(within_request)
+        };
+        let result = match answer.await {
+            Ok(response) => Outcome::Response(response),
+            Err(error) => {
+                self.shared.meter.failed();
+                Outcome::Failure(error.into())
+            }
+        };
+        PredictStreamResponse { correlation_id, result: Some(result), skipped }
+    }
+}
+
+#[tonic::async_trait]
+impl InferenceService for Inference {
+    async fn predict(
+        &self,
+        request: Request<PredictRequest>,
+    ) -> Result<Response<PredictResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let answer = self.answer(request.into_inner(), deadline).await;
+        let answer = answer.inspect_err(|_| self.shared.meter.failed())?;
+        Ok(Response::new(answer))
+    }
+
+    async fn predict_stream(
+        &self,
+        request: Request<Streaming<PredictStreamRequest>>,
+    ) -> Result<Response<BoxStream<PredictStreamResponse>>, Status> {
+        let limits = Limits {
+            deadline: deadline::of(request.metadata()),
+            draining: self.shared.draining.clone(),
+            maximum_message_bytes: self.shared.maximum_message_bytes,
+        };
+        // One more than there are workers, so that none waits for the next item to be read.
+        let in_flight = self.shared.engine.statistics().workers + 1;
+        let policy = move |item: &PredictStreamRequest| match item.policy() {
+            StreamPolicy::LatestOnly => Policy::LatestOnly,
+            StreamPolicy::AnswerAll | StreamPolicy::Unspecified => Policy::AnswerAll { in_flight },
+        };
+        let (service, deadline) = (self.clone(), limits.deadline);
+        let answer = move |item, skipped| service.clone().answer_item(item, skipped, deadline);
+        let answers = item_stream::serve(request.into_inner(), limits, policy, answer);
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn embed(
+        &self,
+        request: Request<EmbedRequest>,
+    ) -> Result<Response<EmbedResponse>, Status> {
+        let arrived = Instant::now();
+        let cancel = Cancel::with_deadline(deadline::of(request.metadata()));
+        let answer = async {
+            let Embed { subject, target } = request.into_inner().try_into()?;
+            let engine = &self.shared.engine;
+            let embedded = engine.embed(Priority::Foreground, &target, subject, cancel)?.await??;
+            self.shared.meter.answered(&embedded.by.backbone.name, embedded.timings.inference);
+            Ok::<_, RpcError>(embed_response(embedded, arrived))
+        };
+        let answer = answer.await.inspect_err(|_| self.shared.meter.failed())?;
+        Ok(Response::new(answer))
+    }
+}
+
+/// Errors of the request that stands in a stream item's field `request`.
+fn within_request(error: RpcError) -> RpcError {
+    match error {
+        RpcError::Field(error) => error.within("request").into(),
+        other @ (RpcError::Engine { .. } | RpcError::NotYet(_)) => {
+            other.with_picture_at("request.image")
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The services of `graft.v1`, each thin: convert, ask the engine, convert back.
+
+mod backbone;
+mod device;
+mod inference;
+mod unimplemented;
+
+pub use backbone::Backbones;
+pub use device::Device;
+pub use inference::Inference;
+pub use unimplemented::Unimplemented;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::meter::Meter;
+use crate::engine::Engine;
+
+/// What all services share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What answers.
+    pub engine: Arc<Engine>,
+    /// What was answered.
+    pub meter: Arc<Meter>,
+    /// Becomes true when the daemon stops.
+    pub draining: watch::Receiver<bool>,
+    /// Bytes a message.
+    pub maximum_message_bytes: usize,
+}

@@ -1,0 +1,341 @@
+//! From errors to gRPC statuses: the one place that chooses codes.
+//!
+//! The caller gets what it needs to do better: the field at fault, when to try again, a stable name
+//! for the reason. What only we can put right goes to the log under an id that the caller is told.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::convert::field::FieldError;
+use crate::backbones::LabelError;
+use crate::engine::EngineError;
+use crate::graph::GraphError;
+use crate::heads::HeadError;
+use crate::proto::graft::Failure;
+use crate::vision::VisionError;
+
+/// The domain of the reasons in google.rpc.ErrorInfo.
+const DOMAIN: &str = "graftd";
+/// After this time a full queue has moved on: some ten images of a small network.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// The configuration key of the largest message.
+const LIMIT_KEY: &str = "server.maximum_message_bytes";
+
+/// Why a request is not answered.
+#[derive(Debug)]
+pub enum RpcError {
+    /// A field is not as it must be.
+    Field(FieldError),
+    /// The engine refused or failed.
+    Engine {
+        /// What it said.
+        error: EngineError,
+        /// The path of the picture's field in the request.
+        picture: Cow<'static, str>,
+    },
+    /// Part of the wire contract that this version does not do yet.
+    NotYet(&'static str),
+}
+
+impl From<FieldError> for RpcError {
+    fn from(error: FieldError) -> Self {
+        Self::Field(error)
+    }
+}
+
+impl From<EngineError> for RpcError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine { error, picture: Cow::Borrowed("image") }
+    }
+}
+
+impl RpcError {
+    /// The same error where the picture stands in another field than `image`.
+    #[must_use]
+    pub fn with_picture_at(self, path: impl Into<Cow<'static, str>>) -> Self {
+        match self {
+            Self::Engine { error, .. } => Self::Engine { error, picture: path.into() },
+            other @ (Self::Field(_) | Self::NotYet(_)) => other,
+        }
+    }
+}
+
+/// All that is told to the caller.
+struct Problem {
+    code: Code,
+    /// Stable, upper case.
+    reason: &'static str,
+    message: String,
+    field: String,
+    retry_after: Option<Duration>,
+    error_id: String,
+}
+
+impl Problem {
+    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            field: String::new(),
+            retry_after: None,
+            error_id: String::new(),
+        }
+    }
+
+    fn at(mut self, field: &str) -> Self {
+        field.clone_into(&mut self.field);
+        self
+    }
+
+    /// A fault of ours: the details go to the log.
+    fn fault(detail: &dyn std::fmt::Display) -> Self {
+        let id = format!("{:016x}", rand::random::<u64>());
+        tracing::error!(error_id = %id, "{detail}");
+        let message = format!("internal error; the daemon's log explains it under {id}");
+        Self { error_id: id, ..Self::new(Code::Internal, "INTERNAL", message) }
+    }
+}
+
+impl From<RpcError> for Problem {
+    fn from(error: RpcError) -> Self {
+        match error {
+            RpcError::Field(error) => {
+                Self::new(Code::InvalidArgument, "FIELD", error.to_string()).at(error.path())
+            }
+            RpcError::Engine { error, picture } => of_engine(error, &picture),
+            RpcError::NotYet(what) => {
+                let message = format!("this version of graftd does not {what} yet");
+                Self::new(Code::Unimplemented, "NOT_YET", message)
+            }
+        }
+    }
+}
+
+fn of_engine(error: EngineError, picture: &str) -> Problem {
+    let text = error.to_string();
+    match error {
+        EngineError::Picture(error) => of_vision(&error, picture),
+        EngineError::Graph(error) => of_graph(&error),
+        EngineError::Head(error) => of_head(&error),
+        EngineError::Label(error) => of_label(&error),
+        EngineError::Unknown { .. } => Problem::new(Code::NotFound, "UNKNOWN_NAME", text),
+        EngineError::NothingLoaded => Problem::new(Code::Unavailable, "NOTHING_LOADED", text),
+        EngineError::NoClassifier(_) => {
+            Problem::new(Code::FailedPrecondition, "NO_CLASSIFIER", text)
+        }
+        EngineError::OtherBackbone { .. } => {
+            Problem::new(Code::FailedPrecondition, "OTHER_BACKBONE", text)
+        }
+        EngineError::QueueFull { .. } => Problem {
+            retry_after: Some(RETRY_AFTER),
+            ..Problem::new(Code::ResourceExhausted, "QUEUE_FULL", text)
+        },
+        EngineError::Draining => Problem::new(Code::Unavailable, "DRAINING", text),
+        EngineError::DeadlineExceeded => Problem::new(Code::DeadlineExceeded, "DEADLINE", text),
+        EngineError::Cancelled => Problem::new(Code::Cancelled, "CANCELLED", text),
+        EngineError::Fault(detail) => Problem::fault(&detail),
+    }
+}
+
+fn of_vision(error: &VisionError, picture: &str) -> Problem {
+    let refused = |reason| {
+        Problem::new(Code::InvalidArgument, reason, format!("{picture}: {error}")).at(picture)
+    };
+    match error {
+        VisionError::Empty | VisionError::UnknownFormat | VisionError::Unsupported { .. } => {
+            refused("IMAGE_FORMAT")
+        }
+        VisionError::TooManyBytes { .. }
+        | VisionError::TooManyPixels { .. }
+        | VisionError::NoPixels { .. } => refused("IMAGE_SIZE"),
+        VisionError::Truncated { .. }
+        | VisionError::Malformed { .. }
+        | VisionError::DecoderPanicked { .. } => refused("IMAGE_DAMAGED"),
+        VisionError::FrameStride { .. } | VisionError::FrameSize { .. } => refused("RAW_FRAME"),
+        VisionError::Preprocessing { field, .. } => {
+            Problem::new(Code::InvalidArgument, "PREPROCESSING", error.to_string())
+                .at(&format!("preprocessing.{field}"))
+        }
+        VisionError::PictureSize { .. }
+        | VisionError::TensorSize { .. }
+        | VisionError::HeatMapSize { .. }
+        | VisionError::Resize(_)
+        | VisionError::Encode { .. } => Problem::fault(error),
+    }
+}
+
+fn of_graph(error: &GraphError) -> Problem {
+    match error {
+        GraphError::Malformed(_)
+        | GraphError::ExternalData(_)
+        | GraphError::NotFinite(_)
+        | GraphError::Input { .. } => {
+            Problem::new(Code::InvalidArgument, "NETWORK", error.to_string())
+        }
+        GraphError::UnsupportedOperator { .. } => {
+            Problem::new(Code::Unimplemented, "OPERATOR", error.to_string())
+        }
+        GraphError::UnknownTensor(_) => {
+            Problem::new(Code::NotFound, "UNKNOWN_LAYER", error.to_string())
+        }
+        GraphError::InputLength { .. } => {
+            Problem::new(Code::InvalidArgument, "INPUT_LENGTH", error.to_string())
+        }
+        GraphError::Engine { .. } => Problem::fault(error),
+    }
+}
+
+fn of_head(error: &HeadError) -> Problem {
+    match error {
+        HeadError::Width { .. } => {
+            Problem::new(Code::FailedPrecondition, "OTHER_BACKBONE", error.to_string())
+        }
+        HeadError::NotFinite { .. } => {
+            Problem::new(Code::FailedPrecondition, "NOT_FINITE", error.to_string())
+        }
+        HeadError::Label { .. } => Problem::new(Code::InvalidArgument, "LABEL", error.to_string()),
+        HeadError::Format(_) => Problem::new(Code::InvalidArgument, "HEAD_FILE", error.to_string()),
+        HeadError::Classes { .. } | HeadError::Inconsistent(_) => Problem::fault(error),
+    }
+}
+
+fn of_label(error: &LabelError) -> Problem {
+    match error {
+        LabelError::Unknown(_) => Problem::new(Code::NotFound, "UNKNOWN_LABEL", error.to_string()),
+        LabelError::Ambiguous(..) => {
+            Problem::new(Code::InvalidArgument, "LABEL", error.to_string())
+        }
+    }
+}
+
+impl From<RpcError> for Status {
+    fn from(error: RpcError) -> Self {
+        let problem = Problem::from(error);
+        let mut details = ErrorDetails::new();
+        let mut facts = HashMap::new();
+        if !problem.error_id.is_empty() {
+            facts.insert("error_id".to_owned(), problem.error_id);
+        }
+        details.set_error_info(problem.reason, DOMAIN, facts);
+        if !problem.field.is_empty() {
+            details.add_bad_request_violation(problem.field, problem.message.clone());
+        }
+        if problem.retry_after.is_some() {
+            details.set_retry_info(problem.retry_after);
+        }
+        Self::with_error_details(problem.code, problem.message, details)
+    }
+}
+
+impl From<RpcError> for Failure {
+    fn from(error: RpcError) -> Self {
+        let problem = Problem::from(error);
+        Self {
+            code: problem.code.into(),
+            message: problem.message,
+            field: problem.field,
+            reason: problem.reason.to_owned(),
+            error_id: problem.error_id,
+            retry_after_ms: problem.retry_after.map_or(0, |after| after.as_millis() as u32),
+        }
+    }
+}
+
+/// The status of a message over the limit, with the key that raises it, where that is what tonic's
+/// own status says.
+pub fn name_the_limit(tonics: &Status, limit: usize) -> Option<Status> {
+    if tonics.code() != Code::OutOfRange || !tonics.message().contains("length too large") {
+        return None;
+    }
+    let message = format!(
+        "the message is larger than {limit} bytes: send a smaller one, or raise the configuration \
+         key {LIMIT_KEY}"
+    );
+    let mut details = ErrorDetails::new();
+    details.set_error_info("MESSAGE_SIZE", DOMAIN, HashMap::new());
+    Some(Status::with_error_details(Code::ResourceExhausted, message, details))
+}
+
+/// The status of a call whose deadline passed, where that is what tonic's own status says: it calls
+/// that CANCELLED.
+pub fn deadline_passed(tonics: &Status) -> Option<Status> {
+    let expired = tonics.code() == Code::Cancelled && tonics.message() == "Timeout expired";
+    expired.then(|| RpcError::from(EngineError::DeadlineExceeded).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(error: impl Into<RpcError>) -> Status {
+        error.into().into()
+    }
+
+    #[test]
+    fn a_bad_field_is_named_in_message_and_details() {
+        let status = status(FieldError::new("image.raw.width", "must be even"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "image.raw.width: must be even");
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "image.raw.width");
+    }
+
+    #[test]
+    fn a_full_queue_says_when_to_try_again() {
+        let status = status(EngineError::QueueFull { length: 64 });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(RETRY_AFTER));
+        assert_eq!(status.get_details_error_info().unwrap().reason, "QUEUE_FULL");
+    }
+
+    #[test]
+    fn a_fault_of_ours_tells_an_id_and_keeps_its_details() {
+        let status = status(EngineError::Fault("secret path".into()));
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("secret"));
+        let id = &status.get_details_error_info().unwrap().metadata["error_id"];
+        assert!(status.message().contains(id.as_str()));
+    }
+
+    #[test]
+    fn a_bad_picture_is_laid_at_the_field_that_holds_it() {
+        let error = RpcError::from(EngineError::Picture(VisionError::Empty));
+        let status = Status::from(error.with_picture_at("inputs[0].contents[3]"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "inputs[0].contents[3]");
+    }
+
+    #[test]
+    fn a_missing_operator_is_unimplemented_and_named() {
+        let error = GraphError::UnsupportedOperator {
+            operator: "com.microsoft.QLinearAdd".into(),
+            node: "add_3".into(),
+        };
+        let status = status(EngineError::Graph(error));
+        assert_eq!(status.code(), Code::Unimplemented);
+        assert!(status.message().contains("QLinearAdd") && status.message().contains("add_3"));
+    }
+
+    #[test]
+    fn a_stream_item_fails_with_the_same_facts_as_a_call() {
+        let failure = Failure::from(RpcError::from(EngineError::QueueFull { length: 1 }));
+        assert_eq!((failure.code, failure.retry_after_ms), (8, 100));
+        assert_eq!(failure.reason, "QUEUE_FULL");
+    }
+
+    #[test]
+    fn the_message_limit_names_its_key_and_other_statuses_pass() {
+        let tonics = Status::out_of_range("Error, decoded message length too large: found 9 bytes");
+        let status = name_the_limit(&tonics, 5).unwrap();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.message().contains(LIMIT_KEY));
+        assert!(name_the_limit(&Status::not_found("x"), 5).is_none());
+    }
+}

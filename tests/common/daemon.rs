@@ -1,0 +1,93 @@
+//! A daemon in this process: the tiny networks behind real gRPC on a free port.
+
+#![allow(dead_code)] // each test uses a part
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use graftd::backbones::Labels;
+use graftd::base::clock::Timestamp;
+use graftd::client::Client;
+use graftd::engine::{Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, Snapshot};
+use graftd::graph::{Network, Options, Source};
+use graftd::rpc::{DrainHandle, Server, ServerOptions};
+use graftd::vision::{Limits, Preprocessing, Preset};
+use tokio::sync::oneshot;
+use tonic::transport::Channel;
+
+/// A running daemon; it stops when it is dropped.
+pub struct Daemon {
+    /// `HOST:PORT`.
+    pub address: String,
+    pub engine: Arc<Engine>,
+    pub drain: DrainHandle,
+    stop: Option<oneshot::Sender<()>>,
+    pub served: tokio::task::JoinHandle<()>,
+}
+
+/// A file of `tests/reference`.
+pub fn reference(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name)
+}
+
+/// The bytes of a photograph.
+pub fn photograph() -> Vec<u8> {
+    std::fs::read(reference("pixels/baseline.jpg")).unwrap()
+}
+
+/// The tiny network that ends in `ending`, with labels where it has classes.
+fn tiny(ending: &str, added: i64) -> Arc<LiveBackbone> {
+    let file = reference(&format!("tiny/{ending}.onnx"));
+    let labels = if ending == "features" { "" } else { "ant\nbee\ncat\ndog\n" };
+    Arc::new(LiveBackbone {
+        name: ending.parse().unwrap(),
+        origin: Origin::Added(Timestamp(added)),
+        preprocessing: Preprocessing::preset(Preset::Unit, 16),
+        labels: Labels::parse(labels),
+        network: Network::load(Source::File(file), &Options::default()).unwrap(),
+    })
+}
+
+impl Daemon {
+    /// Serves the networks `features`, `softmax` and, the default, `logits`, with one worker and
+    /// room for two more images.
+    pub async fn start() -> Self {
+        Self::start_with(ServerOptions::default()).await
+    }
+
+    pub async fn start_with(options: ServerOptions) -> Self {
+        let mut snapshot = Snapshot::default();
+        for (added, ending) in ["features", "softmax", "logits"].into_iter().enumerate() {
+            let backbone = tiny(ending, added as i64);
+            snapshot.backbones.insert(backbone.name.clone(), backbone);
+        }
+        let pool = PoolOptions { workers: 1, queue: 2 };
+        let engine = EngineOptions { pool, limits: Limits::default() };
+        let engine = Arc::new(Engine::start(snapshot, engine).unwrap());
+        let server = Server::new(Arc::clone(&engine), options).await.unwrap();
+        let drain = server.drain_handle();
+        let listener = graftd::rpc::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let served = tokio::spawn(async move { server.serve(listener, shutdown).await.unwrap() });
+        Self { address, engine, drain, stop: Some(stop), served }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.address).await.unwrap()
+    }
+
+    /// For the generated clients.
+    pub async fn channel(&self) -> Channel {
+        let uri = format!("http://{}", self.address);
+        Channel::from_shared(uri).unwrap().connect().await.unwrap()
+    }
+
+    /// Asks the daemon to stop, as SIGTERM does.
+    pub fn stop(&mut self) {
+        self.stop.take();
+    }
+}

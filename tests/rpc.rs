@@ -1,0 +1,333 @@
+//! The daemon's services over real gRPC.
+
+mod common;
+
+use std::time::Duration;
+
+use common::daemon::{Daemon, photograph, reference};
+use graftd::base::cancel::Cancel;
+use graftd::client::messages::{
+    EmbedRequest, Image, PixelFormat, PredictRequest, PredictStreamRequest, RawFrame, image,
+};
+use graftd::client::{Client, ClientError, ErrorKind, Options, Picture};
+use graftd::engine::{Priority, Ticket};
+use graftd::rpc::ServerOptions;
+use tokio_stream::StreamExt;
+
+fn encoded(bytes: impl Into<Vec<u8>>) -> PredictRequest {
+    Picture::from_bytes(bytes.into()).into()
+}
+
+async fn predict_fails(client: &Client, request: PredictRequest) -> ClientError {
+    client.predict(request).await.unwrap_err()
+}
+
+/// Holds the only worker until the returned sender is dropped.
+async fn occupy(daemon: &Daemon) -> (std::sync::mpsc::Sender<()>, Ticket<()>) {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (began, begun) = tokio::sync::oneshot::channel();
+    let work = move |_: &Cancel, _| {
+        began.send(()).unwrap();
+        let _ = released.recv();
+    };
+    let ticket = daemon.engine.run(Priority::Foreground, Cancel::default(), work).unwrap();
+    begun.await.unwrap();
+    (release, ticket)
+}
+
+/// Waits until `count` images wait for the worker.
+async fn queued(daemon: &Daemon, count: usize) {
+    let reached = async {
+        while daemon.engine.statistics().queued != count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), reached).await.expect("the queue's length");
+}
+
+#[tokio::test]
+async fn a_photograph_is_classified_with_probabilities_logits_and_timings() {
+    let daemon = Daemon::start().await;
+    let answer = daemon.client().await.predict(encoded(photograph())).await.unwrap();
+    assert_eq!(answer.backbone, "logits", "the latest added answers where nothing is named");
+    assert_eq!(answer.predictions.len(), 4, "no more than there are classes");
+    let total: f32 = answer.predictions.iter().map(|prediction| prediction.probability).sum();
+    assert!((total - 1.0).abs() < 1e-5, "{total}");
+    for pair in answer.predictions.windows(2) {
+        let (better, worse) = (&pair[0], &pair[1]);
+        let ratio = (better.logit - worse.logit).exp();
+        assert!((better.probability / worse.probability / ratio - 1.0).abs() < 1e-3);
+        assert!(better.probability >= worse.probability);
+    }
+    let best = &answer.predictions[0];
+    assert_eq!(best.label, ["ant", "bee", "cat", "dog"][best.index as usize]);
+    let timings = answer.timings.unwrap();
+    assert!(timings.decode_ms > 0.0 && timings.inference_ms > 0.0);
+    assert!(timings.total_ms >= timings.decode_ms + timings.preprocess_ms + timings.inference_ms);
+}
+
+#[tokio::test]
+async fn a_raw_frame_answers_as_the_same_picture_encoded() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let bytes = std::fs::read(reference("pixels/palette-transparent.png")).unwrap();
+    let picture = graftd::vision::decode(&bytes, &graftd::vision::Limits::default()).unwrap();
+    let frame = RawFrame {
+        format: PixelFormat::Rgb8.into(),
+        width: picture.width,
+        height: picture.height,
+        stride: 0,
+        data: picture.pixels.into(),
+    };
+    let raw = Image { source: Some(image::Source::Raw(frame)) };
+    let raw = PredictRequest { image: Some(raw), ..PredictRequest::default() };
+    let raw = client.predict(raw).await.unwrap();
+    let encoded = client.predict(encoded(bytes)).await.unwrap();
+    assert_eq!(raw.predictions, encoded.predictions);
+}
+
+#[tokio::test]
+async fn a_softmax_in_the_file_changes_neither_logits_nor_probabilities() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let mut answers = Vec::new();
+    for backbone in ["logits", "softmax"] {
+        let request = PredictRequest { backbone: backbone.into(), ..encoded(photograph()) };
+        answers.push(client.predict(request).await.unwrap().predictions);
+    }
+    assert_eq!(answers[0], answers[1]);
+}
+
+#[tokio::test]
+async fn an_embedding_is_what_enters_the_classifier() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    for backbone in ["logits", "features"] {
+        let mut request: EmbedRequest = Picture::from_bytes(photograph()).into();
+        request.backbone = backbone.into();
+        let answer = client.embed(request).await.unwrap();
+        assert_eq!((answer.backbone.as_str(), answer.embedding.len()), (backbone, 12));
+    }
+    let no_classifier = PredictRequest { backbone: "features".into(), ..encoded(photograph()) };
+    let error = predict_fails(&client, no_classifier).await;
+    assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
+}
+
+#[tokio::test]
+async fn every_hostile_request_gets_a_clear_error_and_the_next_good_one_its_answer() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let good = photograph();
+    let raw = |width, height, bytes: usize| {
+        let frame = RawFrame {
+            format: PixelFormat::Rgb8.into(),
+            width,
+            height,
+            stride: 0,
+            data: vec![0; bytes].into(),
+        };
+        let image = Some(Image { source: Some(image::Source::Raw(frame)) });
+        PredictRequest { image, ..PredictRequest::default() }
+    };
+    // A PNG header of 65535 x 65535 with nothing behind it.
+    let mut bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+    bomb.extend([0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff, 8, 2, 0, 0, 0]);
+    let nameless = PredictRequest::default();
+    let head = |name: &str| PredictRequest { head: name.into(), ..encoded(photograph()) };
+    let top_k = |count| PredictRequest { top_k: Some(count), ..encoded(photograph()) };
+    let both = PredictRequest { backbone: "logits".into(), ..head("trash") };
+    let unknown = PredictRequest { backbone: "x/../\0".into(), ..encoded(photograph()) };
+    let invalid = ErrorKind::InvalidArgument;
+    let cases = [
+        (nameless, invalid, "image"),
+        (encoded([]), invalid, "image"),
+        (encoded(*b"not a picture at all"), invalid, "image"),
+        (encoded(bomb), invalid, "image"),
+        (raw(4, 4, 47), invalid, "image"),
+        (raw(0, 4, 0), invalid, "image"),
+        (raw(65535, 65535, 12), invalid, "image"),
+        (top_k(0), invalid, "top_k"),
+        (top_k(1_000_000_000), invalid, "top_k"),
+        (head("trash@0"), invalid, "head"),
+        (both, invalid, "head"),
+        (head("trash"), ErrorKind::NotFound, ""),
+        (unknown, ErrorKind::NotFound, ""),
+    ];
+    for (request, kind, field) in cases {
+        let error = predict_fails(&client, request).await;
+        assert_eq!((error.kind, error.field.as_str()), (kind, field), "{error}");
+        assert!(!error.reason.is_empty() && !error.message.is_empty());
+    }
+    for end in (0..good.len()).step_by(good.len() / 20 + 1) {
+        // A baseline JPEG may be answered from what is there; it must not do harm.
+        if let Err(error) = client.predict(encoded(&good[..end])).await {
+            assert_eq!(error.kind, invalid, "cut at {end}: {error}");
+        }
+    }
+    client.predict(encoded(good)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_names_the_key_that_raises_it() {
+    let options = ServerOptions { maximum_message_bytes: 10_000, ..ServerOptions::default() };
+    let daemon = Daemon::start_with(options).await;
+    let client = daemon.client().await;
+    let error = predict_fails(&client, encoded([0; 20_000])).await;
+    assert_eq!(error.kind, ErrorKind::ResourceExhausted);
+    assert!(error.message.contains("server.maximum_message_bytes"), "{error}");
+    let item = PredictStreamRequest {
+        request: Some(encoded([0; 20_000])),
+        ..PredictStreamRequest::default()
+    };
+    let mut answers = client.predict_stream(tokio_stream::once(item)).await.unwrap();
+    let error = answers.next().await.unwrap_err();
+    assert!(error.message.contains("server.maximum_message_bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_bad_item_answers_with_its_own_failure_and_the_stream_lives_on() {
+    let daemon = Daemon::start().await;
+    let item = |id: &str, request| PredictStreamRequest {
+        correlation_id: id.into(),
+        request,
+        ..PredictStreamRequest::default()
+    };
+    let items = [
+        item("good-1", Some(encoded(photograph()))),
+        item("damaged", Some(encoded(*b"\xff\xd8\xff"))),
+        item("empty", None),
+        item(&"x".repeat(201), Some(encoded(photograph()))),
+        item("good-2", Some(encoded(photograph()))),
+    ];
+    let client = daemon.client().await;
+    let mut answers = client.predict_stream(tokio_stream::iter(items)).await.unwrap();
+    let mut outcomes = std::collections::BTreeMap::new();
+    while let Some(answer) = answers.next().await.unwrap() {
+        let field = answer.result.map(|found| found.predictions.len()).map_err(|e| e.field);
+        outcomes.insert(answer.correlation_id, field);
+    }
+    assert_eq!(outcomes["good-1"], Ok(4));
+    assert_eq!(outcomes["good-2"], Ok(4));
+    assert_eq!(outcomes["damaged"], Err("request.image".into()));
+    assert_eq!(outcomes["empty"], Err("request".into()));
+    assert_eq!(outcomes[&"x".repeat(201)], Err("correlation_id".into()));
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told_with_a_time_to_try_again() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let (release, _running) = occupy(&daemon).await;
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.predict(encoded(photograph())).await })
+        })
+        .collect();
+    queued(&daemon, 2).await;
+    let error = predict_fails(&client, encoded(photograph())).await;
+    assert_eq!(error.kind, ErrorKind::ResourceExhausted);
+    assert!(error.retry_after.is_some() && error.is_temporary());
+    drop(release);
+    for answer in waiting {
+        answer.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_frees_its_place_in_the_queue() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let (_release, _running) = occupy(&daemon).await;
+    let call = tokio::spawn(async move { client.predict(encoded(photograph())).await });
+    queued(&daemon, 1).await;
+    call.abort();
+    queued(&daemon, 0).await;
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_frees_the_place_in_the_queue() {
+    let daemon = Daemon::start().await;
+    let options =
+        Options { request_timeout: Some(Duration::from_millis(50)), ..Options::default() };
+    let client = Client::connect_with(&daemon.address, options).await.unwrap();
+    let (_release, _running) = occupy(&daemon).await;
+    let error = predict_fails(&client, encoded(photograph())).await;
+    assert_eq!(error.kind, ErrorKind::DeadlineExceeded, "{error}");
+    queued(&daemon, 0).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_streams_opened_and_dropped_leave_the_daemon_unharmed() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    for _ in 0..100 {
+        let opened = (0..100).map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let (open, items) = tokio::sync::mpsc::channel(1);
+                let items = tokio_stream::wrappers::ReceiverStream::new(items);
+                drop(client.predict_stream(items).await.unwrap());
+                drop(open);
+            })
+        });
+        for opening in opened.collect::<Vec<_>>() {
+            opening.await.unwrap();
+        }
+    }
+    client.predict(encoded(photograph())).await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_runs_and_ends_streams_as_unavailable() {
+    let mut daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let (release, _running) = occupy(&daemon).await;
+    let item = PredictStreamRequest {
+        request: Some(encoded(photograph())),
+        ..PredictStreamRequest::default()
+    };
+    let items = tokio_stream::once(item).chain(tokio_stream::pending());
+    let mut answers = client.predict_stream(items).await.unwrap();
+    queued(&daemon, 1).await;
+    daemon.stop();
+    drop(release);
+    assert!(answers.next().await.unwrap().unwrap().result.is_ok());
+    let error = answers.next().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    tokio::time::timeout(Duration::from_secs(10), &mut daemon.served).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_device_tells_its_memory_and_counts_its_answers() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    client.predict(encoded(photograph())).await.unwrap();
+    predict_fails(&client, encoded([])).await;
+    let device = client.get_device().await.unwrap();
+    assert_eq!(device.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(device.worker_count, 1);
+    assert!(device.memory.unwrap().resident_bytes > 0);
+    let statistics = client.get_statistics().await.unwrap();
+    assert_eq!((statistics.completed_total, statistics.failed_total), (1, 1));
+    assert_eq!(statistics.backbones[0].backbone, "logits");
+    assert!(statistics.backbones[0].median_ms > 0.0);
+}
+
+#[tokio::test]
+async fn backbones_are_listed_and_described_with_their_layers() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let backbones = client.list_backbones().await.unwrap();
+    let ids: Vec<_> = backbones.iter().map(|found| (found.id.as_str(), found.default)).collect();
+    assert_eq!(ids, [("features", false), ("logits", true), ("softmax", false)]);
+    let found = client.get_backbone("").await.unwrap();
+    assert_eq!(found.backbone.unwrap().class_count, 4);
+    assert_eq!(found.labels, ["ant", "bee", "cat", "dog"]);
+    assert_eq!(found.explanation_layer, "relu2");
+    let layer = found.layers.iter().find(|layer| layer.name == "relu2").unwrap();
+    assert_eq!((layer.shape.as_slice(), layer.spatial, layer.waist), (&[12, 4, 4][..], true, true));
+    let error = client.get_backbone("nothing").await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    assert!(error.message.contains("features, logits, softmax"), "{error}");
+}
