@@ -1,2 +1,5 @@
 //! The daemon and its local commands.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    graftd::cli::main()
+}

@@ -82,6 +82,12 @@ impl Registry {
 }
 
 impl Snapshot {
+    /// A snapshot of one backbone, for commands that need no daemon.
+    pub fn of(backbone: LiveBackbone) -> Self {
+        let backbones = BTreeMap::from([(backbone.name.clone(), Arc::new(backbone))]);
+        Self { backbones, ..Self::default() }
+    }
+
     /// Finds who answers.
     ///
     /// # Errors

@@ -1,0 +1,137 @@
+//! Build, run, drain.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::{AppError, Config, device};
+use crate::engine::{Engine, EngineOptions, PoolOptions};
+use crate::rpc::{Server, ServerOptions};
+use crate::store::StateLock;
+use crate::vision::Limits;
+
+/// A daemon with everything loaded and its port open, not yet serving.
+#[derive(Debug)]
+pub struct Daemon {
+    engine: Arc<Engine>,
+    server: Server,
+    listener: TcpListener,
+    drain: Duration,
+    stop: Stop,
+    /// Held as long as the daemon lives: nobody else writes to the state folder.
+    _lock: StateLock,
+}
+
+/// Tells a daemon to stop; clones tell the same one.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<watch::Sender<bool>>);
+
+impl Stop {
+    /// From now on the daemon takes no more requests and ends once the running ones are answered.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Daemon {
+    /// Loads everything and opens the port: whoever can connect is served.
+    ///
+    /// # Errors
+    /// See [`AppError`].
+    pub async fn build(config: &Config, state_dir: &Path) -> Result<Self, AppError> {
+        prepare_state_dir(state_dir)?;
+        let lock = StateLock::acquire(state_dir)?;
+        let folder: PathBuf = state_dir.to_owned();
+        let wanted = config.enabled_backbones().to_vec();
+        let loading = tokio::task::spawn_blocking(move || device::load_backbones(&folder, &wanted));
+        let mut snapshot = loading.await.map_err(|error| AppError::System {
+            what: "a thread",
+            reason: std::io::Error::other(error),
+        })??;
+        snapshot.default = config.default_target().map(str::to_owned);
+        let engine = Engine::start(snapshot, engine_options(config))
+            .map_err(|reason| AppError::System { what: "worker threads", reason })?;
+        let engine = Arc::new(engine);
+        let server = Server::new(Arc::clone(&engine), server_options(config)).await?;
+        let address = config.listen();
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|reason| AppError::Listen { address, reason })?;
+        let stop = Stop(Arc::new(watch::channel(false).0));
+        Ok(Self { engine, server, listener, drain: config.drain(), stop, _lock: lock })
+    }
+
+    /// The address that was really taken.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// What is loaded.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The handle by which the daemon is told to stop.
+    pub fn stopper(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Serves until told to stop, then drains: running requests finish, for at most the configured
+    /// time.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn run(self) -> Result<(), AppError> {
+        let mut stopping = self.stop.0.subscribe();
+        let mut draining = self.stop.0.subscribe();
+        let shutdown = async move {
+            // An error means that nobody can stop us any more, which cannot be: we hold a sender.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        };
+        let overdue = async move {
+            let _ = draining.wait_for(|stop| *stop).await;
+            tokio::time::sleep(self.drain).await;
+        };
+        tokio::select! {
+            ended = self.server.serve(self.listener, shutdown) => ended?,
+            () = overdue => tracing::warn!("some requests did not finish in time; stopping anyway"),
+        }
+        self.engine.close();
+        Ok(())
+    }
+}
+
+/// Creates the state folder if need be and makes sure that it can be written.
+fn prepare_state_dir(path: &Path) -> Result<(), AppError> {
+    let refuse = |reason: String| AppError::StateDir { path: path.to_owned(), reason };
+    std::fs::create_dir_all(path).map_err(|error| {
+        refuse(format!("{error}; choose another with --state-dir, or create it for this user"))
+    })?;
+    let probe = path.join(".writable");
+    crate::base::atomic::write(&probe, b"")
+        .and_then(|()| std::fs::remove_file(&probe))
+        .map_err(|error| refuse(format!("it cannot be written ({error}); check owner and mount")))
+}
+
+fn engine_options(config: &Config) -> EngineOptions {
+    EngineOptions {
+        pool: PoolOptions { workers: config.workers(), queue: config.queue() },
+        limits: Limits { bytes: config.max_message_bytes() as u64, pixels: config.max_pixels() },
+    }
+}
+
+fn server_options(config: &Config) -> ServerOptions {
+    ServerOptions {
+        maximum_message_bytes: config.max_message_bytes(),
+        maximum_connections: config.max_connections(),
+        maximum_streams: config.max_streams(),
+        ..ServerOptions::default()
+    }
+}

@@ -1,0 +1,69 @@
+//! Why the daemon does not start, or stops.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::Mistake;
+use crate::backbones::BackboneError;
+use crate::engine::EngineError;
+use crate::rpc::ServerError;
+use crate::store::StoreError;
+
+/// A fault that ends the program, in words for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration is wrong.
+    #[error("{}", listed(.0))]
+    Config(Vec<Mistake>),
+    /// The state folder cannot be used.
+    #[error("the state folder {} cannot be used: {reason}", path.display())]
+    StateDir {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The store refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A backbone cannot be loaded.
+    #[error("backbone {id:?} cannot be loaded: {source}; remove it with `graftd models remove {id}`")]
+    Backbone {
+        /// Its id.
+        id: String,
+        /// Why.
+        source: BackboneError,
+    },
+    /// The folder of backbones cannot be read.
+    #[error(transparent)]
+    Backbones(#[from] BackboneError),
+    /// Nothing that could answer is loaded.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The port cannot be had.
+    #[error("cannot listen on {address}: {reason}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        reason: std::io::Error,
+    },
+    /// The system refuses threads or signals.
+    #[error("the system refuses {what}: {reason}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// The system's words.
+        reason: std::io::Error,
+    },
+    /// The server failed while it ran.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+fn listed(mistakes: &[Mistake]) -> String {
+    let lines = mistakes.iter().map(|mistake| format!("\n  {}: {}", mistake.key, mistake.reason));
+    let count = mistakes.len();
+    let noun = if count == 1 { "mistake" } else { "mistakes" };
+    format!("{count} {noun} in the configuration:{}", lines.collect::<String>())
+}

@@ -1,0 +1,206 @@
+//! Every configuration key, with what it means and what it may be.
+//!
+//! A key that is not in this table does not exist: the sample configuration, `check-config` and the
+//! defaults all come from here.
+
+use std::net::SocketAddr;
+
+use config::{Value, ValueKind};
+
+use crate::base::name::Name;
+
+/// One key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Section and name, for example `server.listen`.
+    pub path: &'static str,
+    /// What it may be.
+    pub kind: Kind,
+    /// The default, in TOML.
+    pub default: &'static str,
+    /// What it is for, as sentences with units.
+    pub about: &'static str,
+}
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// `address:port`.
+    Address,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number within bounds.
+    Integer(i64, i64),
+    /// Text; may be empty.
+    Text,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A list of names of backbones or heads.
+    Names,
+}
+
+/// All keys, by section.
+pub const KEYS: &[Key] = &[
+    Key {
+        path: "server.listen",
+        kind: Kind::Address,
+        default: "\"127.0.0.1:7411\"",
+        about: "Address and port of the gRPC server. Port 0 takes a free one. Any other than a \
+                loopback address needs server.insecure_network.",
+    },
+    Key {
+        path: "server.insecure_network",
+        kind: Kind::Flag,
+        default: "false",
+        about: "Allows an address that other machines reach. There is no transport security yet: \
+                whoever reaches the port may use and teach the device.",
+    },
+    Key {
+        path: "server.max_message_mib",
+        kind: Kind::Integer(1, 1024),
+        default: "32",
+        about: "Largest message in and out, in MiB; also the largest encoded image.",
+    },
+    Key {
+        path: "server.max_connections",
+        kind: Kind::Integer(1, 65_536),
+        default: "1024",
+        about: "Connections at a time; more wait until one closes.",
+    },
+    Key {
+        path: "server.max_streams",
+        kind: Kind::Integer(1, 65_536),
+        default: "256",
+        about: "Calls at a time on one connection.",
+    },
+    Key {
+        path: "server.drain_seconds",
+        kind: Kind::Integer(0, 3600),
+        default: "10",
+        about: "How long running requests may take to finish after SIGTERM, in seconds.",
+    },
+    Key {
+        path: "engine.workers",
+        kind: Kind::Integer(0, 1024),
+        default: "0",
+        about: "Worker threads, each running one image at a time. 0 means one a core.",
+    },
+    Key {
+        path: "engine.queue",
+        kind: Kind::Integer(1, 100_000),
+        default: "256",
+        about: "Requests that may wait for a worker; more are refused with RESOURCE_EXHAUSTED.",
+    },
+    Key {
+        path: "engine.max_megapixels",
+        kind: Kind::Integer(1, 1000),
+        default: "50",
+        about: "Largest picture, in millions of pixels, checked before a pixel is decoded.",
+    },
+    Key {
+        path: "backbones.default",
+        kind: Kind::Text,
+        default: "\"\"",
+        about: "Backbone or head that answers a request that names none. Empty: the only backbone \
+                that was added, else the latest added, else the built-in one.",
+    },
+    Key {
+        path: "backbones.enabled",
+        kind: Kind::Names,
+        default: "[]",
+        about: "Backbones to load at the start. Empty: all that are on the device and enabled.",
+    },
+    Key {
+        path: "log.level",
+        kind: Kind::Text,
+        default: "\"info\"",
+        about: "What is logged: error, warn, info, debug, trace, or directives such as \
+                \"info,graftd::engine=debug\".",
+    },
+    Key {
+        path: "log.format",
+        kind: Kind::Choice(&["text", "json"]),
+        default: "\"text\"",
+        about: "How lines on standard error look.",
+    },
+];
+
+impl Key {
+    /// Why `value` cannot be the value of this key; `None` if it can.
+    pub(super) fn objection(&self, value: &Value) -> Option<String> {
+        match self.kind {
+            Kind::Address => {
+                let text = value.clone().into_string().unwrap_or_default();
+                let address = text.parse::<SocketAddr>();
+                address.err().map(|_| format!("{text:?} is not an address and port like 127.0.0.1:7411"))
+            }
+            Kind::Flag => {
+                value.clone().into_bool().err().map(|_| format!("{value} is neither true nor false"))
+            }
+            Kind::Integer(least, most) => match value.clone().into_int() {
+                Ok(number) if (least..=most).contains(&number) => None,
+                _ => Some(format!("{value} is not a whole number from {least} to {most}")),
+            },
+            Kind::Text => match value.kind {
+                ValueKind::Table(_) | ValueKind::Array(_) => Some("must be text".to_owned()),
+                _ => None,
+            },
+            Kind::Choice(words) => {
+                let text = value.clone().into_string().unwrap_or_default();
+                let known = words.contains(&text.as_str());
+                (!known).then(|| format!("{text:?} is none of {}", words.join(", ")))
+            }
+            Kind::Names => match names(value) {
+                Ok(_) => None,
+                Err(reason) => Some(reason),
+            },
+        }
+    }
+}
+
+/// A list of names; from the environment it may come as one text with commas.
+fn names(value: &Value) -> Result<Vec<Name>, String> {
+    let texts: Vec<String> = match &value.kind {
+        ValueKind::Array(items) => {
+            items.iter().map(|item| item.clone().into_string().unwrap_or_default()).collect()
+        }
+        ValueKind::String(text) => {
+            text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        }
+        _ => return Err("must be a list of names".to_owned()),
+    };
+    texts.iter().map(|name| name.parse::<Name>().map_err(|error| error.to_string())).collect()
+}
+
+/// The defaults as a commented TOML file: the sample configuration.
+pub fn default_toml() -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for key in KEYS {
+        let (of, name) = key.path.split_once('.').unwrap_or(("", key.path));
+        if of != section {
+            text.push_str(if section.is_empty() { "" } else { "\n" });
+            text.push_str(&format!("[{of}]\n"));
+            section = of;
+        }
+        for line in wrapped(key.about, 96) {
+            text.push_str(&format!("# {line}\n"));
+        }
+        text.push_str(&format!("{name} = {}\n", key.default));
+    }
+    text
+}
+
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,132 @@
+//! `graftd`: the daemon and the commands that need none. The only place of the daemon that prints.
+
+#![allow(clippy::print_stdout, reason = "this is what commands are for")]
+
+mod bench;
+mod check_config;
+mod output;
+mod predict;
+mod preprocessing;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::app::AppError;
+use crate::backbones::BackboneError;
+use crate::engine::EngineError;
+use crate::terminal::InputError;
+
+/// A camera brain for small devices: runs, explains and teaches image networks over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "graftd", version, arg_required_else_help = true, after_help = NEXT)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const NEXT: &str = "\
+First steps:
+  graftd models add mobilenet-v2.onnx --id mobilenet-v2 --preset imagenet --labels labels.txt
+  graftd predict photo.jpg
+  graftd serve";
+
+/// Flags of every command.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Global {
+    /// Folder with everything that the device keeps. Default: $STATE_DIRECTORY, else /var/lib/graftd
+    /// for root, else ~/.local/state/graftd.
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl Global {
+    /// The state folder.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        crate::app::state_dir(self.state_dir.clone())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon until SIGTERM or Ctrl-C.
+    Serve(serve::Serve),
+    /// Say what photographs show, without a daemon.
+    Predict(predict::Predict),
+    /// Measure how fast a backbone runs here.
+    Bench(bench::Bench),
+    /// Check a configuration and tell every mistake in it at once.
+    CheckConfig(check_config::CheckConfig),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a command ends: all went well, or some inputs failed and were reported as they came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Exit status 0.
+    Complete,
+    /// Exit status 1.
+    SomeFailed,
+}
+
+/// A fault that ends a command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The daemon or what it stands on.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A backbone's folder or file.
+    #[error(transparent)]
+    Backbone(#[from] BackboneError),
+    /// The names given stand for no pictures.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Runs `graftd` with the process's arguments.
+pub fn main() -> ExitCode {
+    let Arguments { global, command } = Arguments::parse();
+    let outcome = match command {
+        Command::Serve(command) => command.run(&global),
+        Command::Predict(command) => command.run(&global),
+        Command::Bench(command) => command.run(&global),
+        Command::CheckConfig(command) => command.run(),
+        Command::Completions { shell } => {
+            let mut arguments = Arguments::command();
+            clap_complete::generate(shell, &mut arguments, "graftd", &mut std::io::stdout());
+            Ok(Outcome::Complete)
+        }
+    };
+    match outcome {
+        Ok(Outcome::Complete) => ExitCode::SUCCESS,
+        Ok(Outcome::SomeFailed) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,47 @@
+//! What the commands print of an answer.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::engine::{Answer, Prediction, Timings};
+
+/// An input that failed, as the command contract has it.
+pub(crate) fn failure(image: &Path, code: &str, message: &str) -> Value {
+    json!({ "image": image.to_string_lossy(), "error": { "code": code, "message": message } })
+}
+
+/// The predictions of an answer, as the command contract has them.
+pub(crate) fn predictions(predictions: &[Prediction]) -> Value {
+    let object = |prediction: &Prediction| {
+        let Prediction { index, id, label, probability, logit } = prediction;
+        json!({ "index": index, "id": id, "label": label, "probability": probability, "logit": logit })
+    };
+    predictions.iter().map(object).collect()
+}
+
+/// The stages' times in milliseconds.
+pub(crate) fn timings(timings: &Timings) -> Value {
+    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let Timings { decode, preprocess, queue, inference, head } = *timings;
+    json!({
+        "decode": ms(decode),
+        "preprocess": ms(preprocess),
+        "queue": ms(queue),
+        "inference": ms(inference),
+        "head": ms(head),
+    })
+}
+
+/// One line for a person: the image, then the classes.
+pub(crate) fn line(image: &Path, answer: &Answer, top_k: usize) -> String {
+    let class = |prediction: &Prediction| {
+        let name = match prediction.label.as_str() {
+            "" => format!("class {}", prediction.index),
+            label => label.to_owned(),
+        };
+        format!("{:5.1} %  {name}", f64::from(prediction.probability) * 100.0)
+    };
+    let classes: Vec<String> = answer.top(top_k).iter().map(class).collect();
+    format!("{}\n  {}", image.display(), classes.join("\n  "))
+}

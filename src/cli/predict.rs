@@ -1,0 +1,135 @@
+//! `graftd predict`: what photographs show, without a daemon.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::preprocessing::PreprocessingFlags;
+use super::{CliError, Global, Outcome, output};
+use crate::app::{self, AppError};
+use crate::base::cancel::Cancel;
+use crate::engine::{
+    Answer, Engine, EngineError, EngineOptions, PoolOptions, Snapshot, Subject, Target, Ticket,
+};
+use crate::rpc;
+use crate::terminal;
+use crate::vision::Limits;
+
+/// Say what photographs show.
+#[derive(Args, Debug)]
+pub(crate) struct Predict {
+    /// Photographs, folders of them, or patterns with * and ?.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// The backbone; default as the daemon chooses.
+    #[arg(long, value_name = "ID")]
+    backbone: Option<String>,
+    /// How many classes to show.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    top_k: u32,
+    /// Worker threads; default one a core.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+    #[command(flatten)]
+    preprocessing: PreprocessingFlags,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// An image in the queue, or what was wrong with it before it got there.
+type Waiting = (PathBuf, Result<Ticket<Result<Answer, EngineError>>, Trouble>);
+
+/// Why one image has no answer.
+enum Trouble {
+    File(std::io::Error),
+    Engine(EngineError),
+}
+
+impl Predict {
+    /// Runs the command.
+    pub(crate) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
+        let images = terminal::pictures(&self.images)?;
+        let (engine, workers) = self.engine(&global.state_dir())?;
+        let mut outcome = Outcome::Complete;
+        let mut waiting: VecDeque<Waiting> = VecDeque::new();
+        let mut rest = images.into_iter();
+        // As many in flight as keep every worker busy; answers come in the order of the inputs.
+        loop {
+            while waiting.len() < 2 * workers
+                && let Some(image) = rest.next()
+            {
+                let ticket = submit(&engine, &image);
+                waiting.push_back((image, ticket));
+            }
+            let Some((image, ticket)) = waiting.pop_front() else { break };
+            let waited = ticket.and_then(|ticket| match ticket.wait() {
+                Ok(answer) => answer.map_err(Trouble::Engine),
+                Err(error) => Err(Trouble::Engine(error)),
+            });
+            match waited {
+                Ok(answer) => self.print(&image, &answer),
+                Err(trouble) => {
+                    outcome = Outcome::SomeFailed;
+                    self.print_trouble(&image, trouble);
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn engine(&self, state_dir: &Path) -> Result<(Engine, usize), CliError> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = self.threads.map_or_else(cores, |threads| threads as usize);
+        let mut backbone = app::load_backbone(state_dir, self.backbone.as_deref())?;
+        backbone.preprocessing = self.preprocessing.over(&backbone.preprocessing)?;
+        let options = EngineOptions {
+            pool: PoolOptions { workers, queue: 4 * workers },
+            limits: Limits { bytes: 1 << 30, ..Limits::default() },
+        };
+        let engine = Engine::start(Snapshot::of(backbone), options)
+            .map_err(|reason| AppError::System { what: "worker threads", reason })?;
+        Ok((engine, workers))
+    }
+
+    fn print(&self, image: &Path, answer: &Answer) {
+        let top_k = self.top_k as usize;
+        if self.json {
+            let object = json!({
+                "image": image.to_string_lossy(),
+                "backbone": answer.by.backbone.name.as_str(),
+                "predictions": output::predictions(&answer.top(top_k)),
+                "timings_ms": output::timings(&answer.timings),
+            });
+            println!("{object}");
+        } else {
+            println!("{}", output::line(image, answer, top_k));
+        }
+    }
+
+    fn print_trouble(&self, image: &Path, trouble: Trouble) {
+        let (code, message) = match trouble {
+            Trouble::File(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                ("NOT_FOUND", error.to_string())
+            }
+            Trouble::File(error) => ("UNAVAILABLE", error.to_string()),
+            Trouble::Engine(error) => rpc::code_and_message(error),
+        };
+        if self.json {
+            println!("{}", output::failure(image, code, &message));
+        } else {
+            eprintln!("{}: {message}", image.display());
+        }
+    }
+}
+
+fn submit(
+    engine: &Engine,
+    image: &Path,
+) -> Result<Ticket<Result<Answer, EngineError>>, Trouble> {
+    let bytes = std::fs::read(image).map_err(Trouble::File)?;
+    let subject = Subject::Encoded(bytes.into());
+    engine.predict(&Target::Default, subject, Cancel::default()).map_err(Trouble::Engine)
+}
