@@ -1,0 +1,230 @@
+//! ONNX files from people who mean harm, or whose disk was full: each gets an error that says what is
+//! wrong, and nothing panics.
+
+#![cfg(feature = "daemon")]
+
+mod common;
+
+use std::borrow::Cow;
+
+use graftd::graph::{GraphError, Network, Options, Source};
+use proptest::prelude::*;
+use prost::Message as _;
+use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+};
+
+fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
+    NodeProto {
+        op_type: op.into(),
+        name: format!("{output}_node"),
+        input: inputs.iter().map(ToString::to_string).collect(),
+        output: vec![output.into()],
+        ..Default::default()
+    }
+}
+
+fn weights(name: &str, dims: &[i64]) -> TensorProto {
+    let count = dims.iter().product::<i64>() as usize;
+    TensorProto {
+        name: name.into(),
+        dims: dims.to_vec(),
+        data_type: DataType::Float as i32,
+        float_data: (0..count).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect(),
+        ..Default::default()
+    }
+}
+
+fn image(name: &str, shape: &[i64]) -> ValueInfoProto {
+    let dim = |&extent: &i64| Dimension { value: Some(Value::DimValue(extent)), ..Default::default() };
+    let shape = TensorShapeProto { dim: shape.iter().map(dim).collect() };
+    let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(shape) };
+    let value = Some(type_proto::Value::TensorType(tensor));
+    ValueInfoProto {
+        name: name.into(),
+        r#type: Some(TypeProto { value, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// conv 3x3 -> relu -> global average pooling -> flatten -> gemm -> softmax
+fn small() -> ModelProto {
+    let output = ValueInfoProto { name: "probabilities".into(), ..Default::default() };
+    let graph = GraphProto {
+        node: vec![
+            node("Conv", &["image", "kernel"], "conv"),
+            node("Relu", &["conv"], "map"),
+            node("GlobalAveragePool", &["map"], "pooled"),
+            node("Flatten", &["pooled"], "flat"),
+            node("Gemm", &["flat", "matrix"], "logits"),
+            node("Softmax", &["logits"], "probabilities"),
+        ],
+        initializer: vec![weights("kernel", &[4, 3, 3, 3]), weights("matrix", &[4, 5])],
+        input: vec![image("image", &[1, 3, 8, 8])],
+        output: vec![output],
+        ..Default::default()
+    };
+    ModelProto {
+        ir_version: 8,
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 13 }],
+        graph: Some(graph),
+        ..Default::default()
+    }
+}
+
+fn load(model: &ModelProto) -> Result<Network, GraphError> {
+    load_bytes(model.encode_to_vec())
+}
+
+fn load_bytes(bytes: Vec<u8>) -> Result<Network, GraphError> {
+    Network::load(Source::Bytes(Cow::Owned(bytes)), &Options::default())
+}
+
+fn refused(change: impl FnOnce(&mut GraphProto)) -> String {
+    let mut model = small();
+    change(model.graph.as_mut().unwrap());
+    load(&model).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn the_small_network_itself_is_fine_and_its_softmax_is_cut_off() {
+    let network = load(&small()).unwrap();
+    let classifier = network.classifier().unwrap();
+    assert_eq!((classifier.logits.as_str(), classifier.classes), ("logits", 5));
+    assert_eq!(network.embedding().pooled_from.as_deref(), Some("map"));
+    assert_eq!(network.last_spatial().unwrap().shape, [1, 4, 6, 6]);
+    assert!(network.layer("conv").unwrap().waist);
+}
+
+#[test]
+fn a_file_cut_at_any_byte_is_refused_or_still_whole() {
+    let bytes = small().encode_to_vec();
+    for end in 0..bytes.len() {
+        // A cut between two fields may leave a valid, smaller model: then it has to load or say why.
+        let _ = load_bytes(bytes[..end].to_vec());
+    }
+    assert!(load_bytes(Vec::new()).is_err());
+}
+
+#[test]
+fn weights_in_another_file_are_refused_and_the_tensor_is_named() {
+    let message = refused(|graph| {
+        let kernel = &mut graph.initializer[0];
+        kernel.float_data.clear();
+        kernel.data_location = Some(DataLocation::External as i32);
+        kernel.external_data = vec![StringStringEntryProto {
+            key: "location".into(),
+            value: "../../../etc/passwd".into(),
+        }];
+    });
+    assert!(message.contains("\"kernel\"") && message.contains("another file"), "{message}");
+}
+
+#[test]
+fn a_cycle_is_refused() {
+    let message = refused(|graph| graph.node[1].input[0] = "map".into());
+    assert!(message.contains("cycle"), "{message}");
+}
+
+#[test]
+fn an_unknown_operator_and_its_node_are_named() {
+    let message = refused(|graph| graph.node[1].op_type = "Teleport".into());
+    assert!(message.contains("Teleport") && message.contains("map_node"), "{message}");
+    let message = refused(|graph| graph.node[1].domain = "com.microsoft".into());
+    assert!(message.contains("com.microsoft.Relu"), "{message}");
+}
+
+#[test]
+fn the_quantised_network_of_the_assets_is_refused_by_its_first_unknown_operator() {
+    let Some(assets) = common::assets() else { return };
+    let source = Source::File(assets.join("models/mobilenet-v2-int8.onnx"));
+    let error = Network::load(source, &Options::default()).unwrap_err();
+    assert!(matches!(error, GraphError::UnsupportedOperator { .. }), "{error}");
+}
+
+#[test]
+fn a_weight_with_fewer_bytes_than_its_shape_needs_is_refused() {
+    for dims in [vec![4, 3, 3, 300], vec![-4, 3, 3, 3], vec![i64::MAX, i64::MAX, 3, 3]] {
+        let message = refused(|graph| graph.initializer[0].dims = dims);
+        assert!(message.contains("\"kernel\""), "{message}");
+    }
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_refused_and_named() {
+    let message = refused(|graph| graph.initializer[1].float_data[3] = f32::NAN);
+    assert!(message.contains("\"matrix\"") && message.contains("NaN"), "{message}");
+}
+
+#[test]
+fn an_operator_set_from_the_future_is_refused() {
+    let mut model = small();
+    model.opset_import[0].version = 999;
+    let message = load(&model).unwrap_err().to_string();
+    assert!(message.contains("999"), "{message}");
+}
+
+#[test]
+fn two_image_inputs_are_refused_and_listed() {
+    let message = refused(|graph| {
+        graph.input.push(image("second", &[1, 4, 6, 6]));
+        graph.node[1] = node("Add", &["conv", "second"], "map");
+    });
+    assert!(message.contains("\"image\" [1, 3, 8, 8]") && message.contains("\"second\""), "{message}");
+}
+
+#[test]
+fn inputs_that_are_weights_or_lead_nowhere_are_dropped() {
+    let mut model = small();
+    let graph = model.graph.as_mut().unwrap();
+    graph.input.push(image("kernel", &[4, 3, 3, 3]));
+    graph.input.push(image("dangling", &[1, 2]));
+    assert_eq!(load(&model).unwrap().input().name, "image");
+}
+
+#[test]
+fn a_subgraph_is_refused() {
+    let message = refused(|graph| {
+        graph.node[1].attribute.push(AttributeProto {
+            name: "body".into(),
+            g: Some(GraphProto::default()),
+            ..Default::default()
+        });
+    });
+    assert!(message.contains("Relu"), "{message}");
+}
+
+#[test]
+fn shapes_that_do_not_fit_each_other_are_an_error_and_no_panic() {
+    let message = refused(|graph| {
+        graph.initializer[1] = weights("matrix", &[3, 5]);
+    });
+    assert!(!message.is_empty());
+}
+
+#[test]
+fn names_with_slashes_dots_and_nul_are_names_like_any_other() {
+    let mut model = small();
+    let graph = model.graph.as_mut().unwrap();
+    for (old, new) in [("conv", "../conv"), ("map", "a/b\0c"), ("pooled", &"p".repeat(300))] {
+        for node in &mut graph.node {
+            let names = node.input.iter_mut().chain(&mut node.output);
+            names.filter(|name| *name == old).for_each(|name| *name = new.to_owned());
+        }
+    }
+    assert_eq!(load(&model).unwrap().last_spatial().unwrap().name, "a/b\0c");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn damaged_bytes_never_panic(position in 0_usize..4000, value: u8) {
+        let mut bytes = small().encode_to_vec();
+        let position = position % bytes.len();
+        bytes[position] = value;
+        let _ = load_bytes(bytes);
+    }
+}
