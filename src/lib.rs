@@ -4,11 +4,16 @@
 //! The modules are layers: each may import only from those listed below it. `tests/layers.rs`
 //! reads the `use` lines and fails on an upward import.
 
+#[cfg(feature = "daemon")]
+pub mod app;
+#[cfg(feature = "daemon")]
+pub mod cli;
 pub mod client;
 pub mod ctl;
 pub mod proto;
 #[cfg(feature = "daemon")]
 pub mod rpc;
+pub mod terminal;
 
 #[cfg(feature = "daemon")]
 pub mod backbones;

@@ -13,8 +13,8 @@ use prost::Message as _;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value};
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
 
 fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
@@ -39,7 +39,8 @@ fn weights(name: &str, dims: &[i64]) -> TensorProto {
 }
 
 fn image(name: &str, shape: &[i64]) -> ValueInfoProto {
-    let dim = |&extent: &i64| Dimension { value: Some(Value::DimValue(extent)), ..Default::default() };
+    let dim =
+        |&extent: &i64| Dimension { value: Some(Value::DimValue(extent)), ..Default::default() };
     let shape = TensorShapeProto { dim: shape.iter().map(dim).collect() };
     let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(shape) };
     let value = Some(type_proto::Value::TensorType(tensor));
@@ -173,7 +174,10 @@ fn two_image_inputs_are_refused_and_listed() {
         graph.input.push(image("second", &[1, 4, 6, 6]));
         graph.node[1] = node("Add", &["conv", "second"], "map");
     });
-    assert!(message.contains("\"image\" [1, 3, 8, 8]") && message.contains("\"second\""), "{message}");
+    assert!(
+        message.contains("\"image\" [1, 3, 8, 8]") && message.contains("\"second\""),
+        "{message}"
+    );
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{File, FileFormat, Value, ValueKind};
+use config::{File, FileFormat, Source as _, Value, ValueKind};
 use serde::Deserialize;
 
-use super::keys::{KEYS, default_toml};
 use super::AppError;
+use super::keys::{KEYS, default_toml};
 
 /// The prefix of environment variables.
 const ENVIRONMENT: &str = "GRAFTD__";
@@ -314,9 +314,12 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_environment_beats_the_file() {
-        let (_folder, mut source) = source("[engine]\nqueue = 1\nworkers = 1\n[server]\nmax_streams = 1\n");
-        source.environment =
-            vec![("GRAFTD__ENGINE__QUEUE".into(), "2".into()), ("GRAFTD__SERVER__MAX_STREAMS".into(), "2".into())];
+        let (_folder, mut source) =
+            source("[engine]\nqueue = 1\nworkers = 1\n[server]\nmax_streams = 1\n");
+        source.environment = vec![
+            ("GRAFTD__ENGINE__QUEUE".into(), "2".into()),
+            ("GRAFTD__SERVER__MAX_STREAMS".into(), "2".into()),
+        ];
         source.flags = vec![("server.max_streams", "3".into())];
         let config = Config::load(&source).unwrap();
         assert_eq!((config.workers(), config.queue(), config.max_streams()), (1, 2, 3));
@@ -347,7 +350,8 @@ mod tests {
     #[test]
     fn names_may_come_from_the_environment_as_one_text() {
         let environment = vec![("GRAFTD__BACKBONES__ENABLED".into(), "a, b".into())];
-        let config = Config::load(&ConfigSource { environment, ..ConfigSource::default() }).unwrap();
+        let config =
+            Config::load(&ConfigSource { environment, ..ConfigSource::default() }).unwrap();
         assert_eq!(config.enabled_backbones(), ["a", "b"]);
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{AppError, Config, device};
 use crate::engine::{Engine, EngineOptions, PoolOptions};
-use crate::rpc::{Server, ServerOptions};
+use crate::rpc::{Server, ServerOptions, bind};
 use crate::store::StateLock;
 use crate::vision::Limits;
 
@@ -57,10 +57,7 @@ impl Daemon {
             .map_err(|reason| AppError::System { what: "worker threads", reason })?;
         let engine = Arc::new(engine);
         let server = Server::new(Arc::clone(&engine), server_options(config)).await?;
-        let address = config.listen();
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|reason| AppError::Listen { address, reason })?;
+        let listener = bind(config.listen()).await.map_err(AppError::Listen)?;
         let stop = Stop(Arc::new(watch::channel(false).0));
         Ok(Self { engine, server, listener, drain: config.drain(), stop, _lock: lock })
     }

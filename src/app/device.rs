@@ -40,7 +40,10 @@ pub fn load_backbones(state_dir: &Path, wanted: &[String]) -> Result<Snapshot, A
     let loaded: Vec<Result<LiveBackbone, AppError>> = std::thread::scope(|scope| {
         let threads: Vec<_> =
             chosen.into_iter().map(|(id, found)| scope.spawn(move || load(&id, found))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
+            .collect()
     });
     let mut snapshot = Snapshot::default();
     for backbone in loaded {
@@ -61,6 +64,7 @@ fn load(id: &Name, found: Result<Backbone, BackboneError>) -> Result<LiveBackbon
     let network = backbone.load().map_err(fault)?;
     Ok(LiveBackbone {
         name: id.clone(),
+        digest: network.digest(),
         origin: Origin::Added(backbone.manifest.added_at),
         preprocessing: backbone.manifest.preprocessing,
         labels,
@@ -77,7 +81,8 @@ pub fn load_backbone(state_dir: &Path, named: Option<&str>) -> Result<LiveBackbo
     let folder = Backbones::new(state_dir);
     if let Some(name) = named {
         let fault = |source| AppError::Backbone { id: name.to_owned(), source };
-        let id: Name = name.parse().map_err(|error: InvalidName| fault(error.into()))?;
+        let unfit = |error: InvalidName| fault(BackboneError::Mismatch(error.to_string()));
+        let id: Name = name.parse().map_err(unfit)?;
         return load(&id, folder.get(&id));
     }
     let sound = folder.list()?.into_iter().filter_map(|listed| listed.backbone.ok());

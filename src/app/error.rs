@@ -1,6 +1,5 @@
 //! Why the daemon does not start, or stops.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Mistake;
@@ -27,7 +26,9 @@ pub enum AppError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A backbone cannot be loaded.
-    #[error("backbone {id:?} cannot be loaded: {source}; remove it with `graftd models remove {id}`")]
+    #[error(
+        "backbone {id:?} cannot be loaded: {source}; remove it with `graftd models remove {id}`"
+    )]
     Backbone {
         /// Its id.
         id: String,
@@ -41,13 +42,8 @@ pub enum AppError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The port cannot be had.
-    #[error("cannot listen on {address}: {reason}; choose another address with --listen")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The system's words.
-        reason: std::io::Error,
-    },
+    #[error("{0}")]
+    Listen(std::io::Error),
     /// The system refuses threads or signals.
     #[error("the system refuses {what}: {reason}")]
     System {

@@ -132,11 +132,15 @@ impl Key {
             Kind::Address => {
                 let text = value.clone().into_string().unwrap_or_default();
                 let address = text.parse::<SocketAddr>();
-                address.err().map(|_| format!("{text:?} is not an address and port like 127.0.0.1:7411"))
+                address
+                    .err()
+                    .map(|_| format!("{text:?} is not an address and port like 127.0.0.1:7411"))
             }
-            Kind::Flag => {
-                value.clone().into_bool().err().map(|_| format!("{value} is neither true nor false"))
-            }
+            Kind::Flag => value
+                .clone()
+                .into_bool()
+                .err()
+                .map(|_| format!("{value} is neither true nor false")),
             Kind::Integer(least, most) => match value.clone().into_int() {
                 Ok(number) if (least..=most).contains(&number) => None,
                 _ => Some(format!("{value} is not a whole number from {least} to {most}")),
@@ -164,9 +168,12 @@ fn names(value: &Value) -> Result<Vec<Name>, String> {
         ValueKind::Array(items) => {
             items.iter().map(|item| item.clone().into_string().unwrap_or_default()).collect()
         }
-        ValueKind::String(text) => {
-            text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-        }
+        ValueKind::String(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
         _ => return Err("must be a list of names".to_owned()),
     };
     texts.iter().map(|name| name.parse::<Name>().map_err(|error| error.to_string())).collect()

@@ -13,8 +13,8 @@ use super::{CliError, Global, Outcome};
 use crate::app::{self, AppError};
 use crate::base::cancel::Cancel;
 use crate::engine::{
-    Answer, Answerer, Engine, EngineError, EngineOptions, LiveBackbone, PoolOptions, Priority, Snapshot,
-    Subject, Target, Ticket, Timings, prepare,
+    Answer, Answerer, Engine, EngineError, EngineOptions, LiveBackbone, PoolOptions, Priority,
+    Snapshot, Subject, Target, Ticket, Timings, prepare,
 };
 use crate::vision::{ImageFormat, Limits, Picture, encode};
 
@@ -110,14 +110,15 @@ fn drawn_photograph() -> Result<Bytes, CliError> {
         for x in 0..width {
             for channel in 0..3_u32 {
                 grain = grain.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let phase = f64::from(x * (channel + 1)) / 70.0 + f64::from(y * (3 - channel)) / 50.0;
+                let phase =
+                    f64::from(x * (channel + 1)) / 70.0 + f64::from(y * (3 - channel)) / 50.0;
                 let noise = f64::from(grain >> 27) - 16.0;
                 pixels.push((128.0 + 90.0 * phase.sin() + noise).clamp(0.0, 255.0) as u8);
             }
         }
     }
     let picture = Picture::new(width, height, pixels).map_err(EngineError::from)?;
-    let bytes = encode(&picture, ImageFormat::Jpeg).map_err(EngineError::from)?;
+    let bytes = encode(&picture, ImageFormat::Jpeg { quality: 90 }).map_err(EngineError::from)?;
     Ok(bytes.into())
 }
 
@@ -151,7 +152,8 @@ fn run_photograph(engine: &Engine, photograph: &Bytes) -> Result<(), EngineError
     let subject = Subject::Encoded(photograph.clone());
     let by = engine.snapshot().resolve(&Target::Default)?;
     if by.backbone.network.classifier().is_none() {
-        let ticket = engine.embed(Priority::Foreground, &Target::Default, subject, Cancel::default())?;
+        let ticket =
+            engine.embed(Priority::Foreground, &Target::Default, subject, Cancel::default())?;
         return ticket.wait()?.map(drop);
     }
     let ticket: Ticket<Result<Answer, EngineError>> =
@@ -219,12 +221,17 @@ impl Measured {
 }
 
 /// Ratios measured side by side, in turns, so that whatever else the machine does meets both.
-fn compare(backbone: &Arc<LiveBackbone>, tensor: &Arc<[f32]>, threads: usize) -> Result<Value, CliError> {
+fn compare(
+    backbone: &Arc<LiveBackbone>,
+    tensor: &Arc<[f32]>,
+    threads: usize,
+) -> Result<Value, CliError> {
     let single = engine(backbone, 1)?;
     let all = engine(backbone, threads)?;
     let (mut overheads, mut speedups) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let bare = closed_loop(1, Duration::from_millis(700), || backbone.forward(tensor).map(drop))?;
+        let bare =
+            closed_loop(1, Duration::from_millis(700), || backbone.forward(tensor).map(drop))?;
         let through = closed_loop(1, Duration::from_millis(700), || run_tensor(&single, tensor))?;
         overheads.push(through.percentile(50.0) / bare.percentile(50.0));
         let one = closed_loop(1, Duration::from_millis(700), || run_tensor(&single, tensor))?;
@@ -252,15 +259,25 @@ fn resident_megabytes() -> Option<f64> {
 }
 
 fn print_table(report: &Value) {
-    let number = |value: &Value| value.as_f64().map_or("?".to_owned(), |number| format!("{number:.2}"));
-    println!("{} on {} threads", report["backbone"].as_str().unwrap_or_default(), report["threads"]);
+    let number =
+        |value: &Value| value.as_f64().map_or("?".to_owned(), |number| format!("{number:.2}"));
+    println!(
+        "{} on {} threads",
+        report["backbone"].as_str().unwrap_or_default(),
+        report["threads"]
+    );
     println!("{:12} {:>10} {:>10} {:>10} {:>10}", "", "median ms", "p95 ms", "p99 ms", "images/s");
     for part in ["engine", "end_to_end"] {
         let row = &report[part];
-        let cells = ["median_ms", "p95_ms", "p99_ms", "images_per_second"].map(|name| number(&row[name]));
+        let cells =
+            ["median_ms", "p95_ms", "p99_ms", "images_per_second"].map(|name| number(&row[name]));
         println!("{part:12} {:>10} {:>10} {:>10} {:>10}", cells[0], cells[1], cells[2], cells[3]);
     }
-    println!("resident memory {} MB, loaded in {} ms", number(&report["resident_memory_mb"]), number(&report["load_ms"]));
+    println!(
+        "resident memory {} MB, loaded in {} ms",
+        number(&report["resident_memory_mb"]),
+        number(&report["load_ms"])
+    );
     if let Some(compare) = report.get("compare") {
         println!("engine / bare network {}", number(&compare["engine_over_bare_network"]));
         println!("all threads / one     {}", number(&compare["threads_over_one"]));

@@ -4,11 +4,22 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::client::{ClientError, ErrorKind};
 use crate::engine::{Answer, Prediction, Timings};
 
 /// An input that failed, as the command contract has it.
-pub(crate) fn failure(image: &Path, code: &str, message: &str) -> Value {
-    json!({ "image": image.to_string_lossy(), "error": { "code": code, "message": message } })
+pub(crate) fn failure(image: &Path, error: &ClientError) -> Value {
+    let error = json!({ "code": error.kind.code_name(), "message": error.message });
+    json!({ "image": image.to_string_lossy(), "error": error })
+}
+
+/// A file that cannot be read.
+pub(crate) fn unreadable(error: &std::io::Error) -> ClientError {
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        _ => ErrorKind::Unavailable,
+    };
+    ClientError::local(kind, error.to_string())
 }
 
 /// The predictions of an answer, as the command contract has them.

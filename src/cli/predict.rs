@@ -110,25 +110,19 @@ impl Predict {
     }
 
     fn print_trouble(&self, image: &Path, trouble: Trouble) {
-        let (code, message) = match trouble {
-            Trouble::File(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                ("NOT_FOUND", error.to_string())
-            }
-            Trouble::File(error) => ("UNAVAILABLE", error.to_string()),
-            Trouble::Engine(error) => rpc::code_and_message(error),
+        let error = match trouble {
+            Trouble::File(error) => output::unreadable(&error),
+            Trouble::Engine(error) => rpc::failure(error).into(),
         };
         if self.json {
-            println!("{}", output::failure(image, code, &message));
+            println!("{}", output::failure(image, &error));
         } else {
-            eprintln!("{}: {message}", image.display());
+            eprintln!("{}: {}", image.display(), error.message);
         }
     }
 }
 
-fn submit(
-    engine: &Engine,
-    image: &Path,
-) -> Result<Ticket<Result<Answer, EngineError>>, Trouble> {
+fn submit(engine: &Engine, image: &Path) -> Result<Ticket<Result<Answer, EngineError>>, Trouble> {
     let bytes = std::fs::read(image).map_err(Trouble::File)?;
     let subject = Subject::Encoded(bytes.into());
     engine.predict(&Target::Default, subject, Cancel::default()).map_err(Trouble::Engine)

@@ -74,7 +74,8 @@ impl PreprocessingFlags {
 }
 
 fn fraction(text: &str) -> Result<f32, String> {
-    let number = |part: &str| f32::from_str(part.trim()).map_err(|_| format!("{text:?} is no number"));
+    let number =
+        |part: &str| f32::from_str(part.trim()).map_err(|_| format!("{text:?} is no number"));
     match text.split_once('/') {
         Some((above, below)) => Ok(number(above)? / number(below)?),
         None => number(text),

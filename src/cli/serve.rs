@@ -51,7 +51,8 @@ async fn serve(config: &Config, global: &Global) -> Result<(), AppError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
     let began = std::time::Instant::now();
     let daemon = Daemon::build(config, &global.state_dir()).await?;
-    let address = daemon.address().map_err(|reason| AppError::System { what: "the address", reason })?;
+    let address =
+        daemon.address().map_err(|reason| AppError::System { what: "the address", reason })?;
     let snapshot = daemon.engine().snapshot();
     let names: Vec<&str> = snapshot.backbones.keys().map(AsRef::as_ref).collect();
     tracing::info!(

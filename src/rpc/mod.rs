@@ -17,3 +17,4 @@ mod tonic_status;
 
 pub use listener::bind;
 pub use server::{DrainHandle, Server, ServerError, ServerOptions};
+pub use status::failure;

@@ -24,7 +24,7 @@ const DOMAIN: &str = "graftd";
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// The configuration key of the largest message.
-const LIMIT_KEY: &str = "server.maximum_message_bytes";
+const LIMIT_KEY: &str = "server.max_message_mib";
 
 /// Why a request is not answered.
 #[derive(Debug)]
@@ -212,6 +212,11 @@ fn of_label(error: &LabelError) -> Problem {
             Problem::new(Code::InvalidArgument, "LABEL", error.to_string())
         }
     }
+}
+
+/// What a caller over the network would be told: the commands that need no daemon say the same.
+pub fn failure(error: EngineError) -> Failure {
+    RpcError::from(error).into()
 }
 
 impl From<RpcError> for Status {
