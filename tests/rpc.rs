@@ -174,14 +174,14 @@ async fn a_message_over_the_limit_names_the_key_that_raises_it() {
     let client = daemon.client().await;
     let error = predict_fails(&client, encoded([0; 20_000])).await;
     assert_eq!(error.kind, ErrorKind::ResourceExhausted);
-    assert!(error.message.contains("server.maximum_message_bytes"), "{error}");
+    assert!(error.message.contains("server.max_message_mib"), "{error}");
     let item = PredictStreamRequest {
         request: Some(encoded([0; 20_000])),
         ..PredictStreamRequest::default()
     };
     let mut answers = client.predict_stream(tokio_stream::once(item)).await.unwrap();
     let error = answers.next().await.unwrap_err();
-    assert!(error.message.contains("server.maximum_message_bytes"), "{error}");
+    assert!(error.message.contains("server.max_message_mib"), "{error}");
 }
 
 #[tokio::test]

@@ -39,12 +39,14 @@ pub fn photograph() -> Vec<u8> {
 fn tiny(ending: &str, added: i64) -> Arc<LiveBackbone> {
     let file = reference(&format!("tiny/{ending}.onnx"));
     let labels = if ending == "features" { "" } else { "ant\nbee\ncat\ndog\n" };
+    let network = Network::load(Source::File(file), &Options::default()).unwrap();
     Arc::new(LiveBackbone {
+        digest: network.digest(),
         name: ending.parse().unwrap(),
         origin: Origin::Added(Timestamp(added)),
         preprocessing: Preprocessing::preset(Preset::Unit, 16),
         labels: Labels::parse(labels),
-        network: Network::load(Source::File(file), &Options::default()).unwrap(),
+        network,
     })
 }
 
