@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::AppError;
-use crate::backbones::{Backbone, BackboneError, Backbones};
+use crate::backbones::{
+    BUILT_IN, Backbone, BackboneError, Backbones, Labels, built_in_preprocessing, load_built_in,
+};
 use crate::base::name::{InvalidName, Name};
-use crate::engine::{EngineError, LiveBackbone, Origin, Snapshot};
+use crate::engine::{LiveBackbone, Origin, Snapshot};
 
 /// The state folder: `given`, else systemd's `$STATE_DIRECTORY`, else `/var/lib/graftd` for root,
 /// else `$XDG_STATE_HOME/graftd`, else `~/.local/state/graftd`.
@@ -24,22 +26,32 @@ pub fn state_dir(given: Option<PathBuf>) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("graftd-state"))
 }
 
-/// Loads the named backbones, or all enabled ones where `wanted` is empty, on all cores.
+/// What is to be loaded.
+enum Chosen {
+    BuiltIn,
+    Installed(Name, Result<Backbone, BackboneError>),
+}
+
+/// Loads the named backbones, or the built-in one and all enabled ones where `wanted` is empty, on
+/// all cores.
 ///
 /// # Errors
 /// The first backbone, by id, that cannot be loaded, or is not there.
 pub fn load_backbones(state_dir: &Path, wanted: &[String]) -> Result<Snapshot, AppError> {
     let folder = Backbones::new(state_dir);
-    let chosen: Vec<(Name, Result<Backbone, BackboneError>)> = if wanted.is_empty() {
-        let all = folder.list()?.into_iter().map(|listed| (listed.id, listed.backbone));
-        all.filter(|(_, backbone)| backbone.as_ref().map_or(true, |b| b.manifest.enabled)).collect()
+    let chosen: Vec<Chosen> = if wanted.is_empty() {
+        let enabled = |backbone: &Result<Backbone, BackboneError>| {
+            backbone.as_ref().map_or(true, |backbone| backbone.manifest.enabled)
+        };
+        let all = folder.list()?.into_iter().filter(|listed| enabled(&listed.backbone));
+        let installed = all.map(|listed| Chosen::Installed(listed.id, listed.backbone));
+        std::iter::once(Chosen::BuiltIn).chain(installed).collect()
     } else {
-        let names = wanted.iter().filter_map(|name| name.parse::<Name>().ok());
-        names.map(|name| (name.clone(), folder.get(&name))).collect()
+        wanted.iter().map(|name| choose(&folder, name)).collect::<Result<_, _>>()?
     };
     let loaded: Vec<Result<LiveBackbone, AppError>> = std::thread::scope(|scope| {
         let threads: Vec<_> =
-            chosen.into_iter().map(|(id, found)| scope.spawn(move || load(&id, found))).collect();
+            chosen.into_iter().map(|chosen| scope.spawn(move || load(chosen))).collect();
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| Err(panicked())))
@@ -53,17 +65,65 @@ pub fn load_backbones(state_dir: &Path, wanted: &[String]) -> Result<Snapshot, A
     Ok(snapshot)
 }
 
-fn panicked() -> AppError {
-    AppError::System { what: "a thread", reason: std::io::Error::other("a loader panicked") }
+/// Loads one backbone: the one that is named, else the one that the daemon would let answer a
+/// request that names none.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn load_backbone(state_dir: &Path, named: Option<&str>) -> Result<LiveBackbone, AppError> {
+    let folder = Backbones::new(state_dir);
+    if let Some(name) = named {
+        return load(choose(&folder, name)?);
+    }
+    let sound = folder.list()?.into_iter().filter_map(|listed| listed.backbone.ok());
+    let enabled = sound.filter(|backbone| backbone.manifest.enabled);
+    let latest = enabled.max_by_key(|backbone| backbone.manifest.added_at);
+    load(
+        latest.map_or(Chosen::BuiltIn, |backbone| {
+            Chosen::Installed(backbone.id.clone(), Ok(backbone))
+        }),
+    )
 }
 
-fn load(id: &Name, found: Result<Backbone, BackboneError>) -> Result<LiveBackbone, AppError> {
-    let fault = |source| AppError::Backbone { id: id.to_string(), source };
-    let backbone = found.map_err(fault)?;
-    let labels = backbone.labels().map_err(fault)?;
-    let network = backbone.load().map_err(fault)?;
+fn choose(folder: &Backbones, name: &str) -> Result<Chosen, AppError> {
+    if name == BUILT_IN {
+        return Ok(Chosen::BuiltIn);
+    }
+    let unfit = |error: InvalidName| fault(name, BackboneError::Mismatch(error.to_string()));
+    let id: Name = name.parse().map_err(unfit)?;
+    let found = folder.get(&id);
+    Ok(Chosen::Installed(id, found))
+}
+
+fn load(chosen: Chosen) -> Result<LiveBackbone, AppError> {
+    match chosen {
+        Chosen::BuiltIn => load_the_built_in().map_err(|source| fault(BUILT_IN, source)),
+        Chosen::Installed(id, found) => found
+            .and_then(|backbone| load_installed(&backbone))
+            .map_err(|source| fault(id.as_str(), source)),
+    }
+}
+
+fn load_the_built_in() -> Result<LiveBackbone, BackboneError> {
+    let network = load_built_in()?;
+    let name = BUILT_IN
+        .parse()
+        .map_err(|error: InvalidName| BackboneError::Mismatch(error.to_string()))?;
     Ok(LiveBackbone {
-        name: id.clone(),
+        name,
+        digest: network.digest(),
+        origin: Origin::BuiltIn,
+        preprocessing: built_in_preprocessing(),
+        labels: Labels::default(),
+        network,
+    })
+}
+
+fn load_installed(backbone: &Backbone) -> Result<LiveBackbone, BackboneError> {
+    let labels = backbone.labels()?;
+    let network = backbone.load()?;
+    Ok(LiveBackbone {
+        name: backbone.id.clone(),
         digest: network.digest(),
         origin: Origin::Added(backbone.manifest.added_at),
         preprocessing: backbone.manifest.preprocessing,
@@ -72,23 +132,10 @@ fn load(id: &Name, found: Result<Backbone, BackboneError>) -> Result<LiveBackbon
     })
 }
 
-/// Loads one backbone: the one that is named, else the one that the daemon would let answer a
-/// request that names none.
-///
-/// # Errors
-/// [`EngineError::NothingLoaded`] where there is none; what is wrong with it.
-pub fn load_backbone(state_dir: &Path, named: Option<&str>) -> Result<LiveBackbone, AppError> {
-    let folder = Backbones::new(state_dir);
-    if let Some(name) = named {
-        let fault = |source| AppError::Backbone { id: name.to_owned(), source };
-        let unfit = |error: InvalidName| fault(BackboneError::Mismatch(error.to_string()));
-        let id: Name = name.parse().map_err(unfit)?;
-        return load(&id, folder.get(&id));
-    }
-    let sound = folder.list()?.into_iter().filter_map(|listed| listed.backbone.ok());
-    let enabled = sound.filter(|backbone| backbone.manifest.enabled);
-    let latest = enabled.max_by_key(|backbone| backbone.manifest.added_at);
-    let backbone = latest.ok_or(AppError::Engine(EngineError::NothingLoaded))?;
-    let id = backbone.id.clone();
-    load(&id, Ok(backbone))
+fn fault(id: &str, source: BackboneError) -> AppError {
+    AppError::Backbone { id: id.to_owned(), source }
+}
+
+fn panicked() -> AppError {
+    AppError::System { what: "a thread", reason: std::io::Error::other("a loader panicked") }
 }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use super::Mistake;
 use crate::backbones::BackboneError;
-use crate::engine::EngineError;
 use crate::rpc::ServerError;
 use crate::store::StoreError;
 
@@ -38,9 +37,6 @@ pub enum AppError {
     /// The folder of backbones cannot be read.
     #[error(transparent)]
     Backbones(#[from] BackboneError),
-    /// Nothing that could answer is loaded.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
     /// The port cannot be had.
     #[error("{0}")]
     Listen(std::io::Error),

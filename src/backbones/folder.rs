@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::incoming::{self, Incoming};
-use super::{BackboneError, CheckReport, Checker, Labels, Manifest, NewBackbone};
+use super::{BUILT_IN, BackboneError, CheckReport, Checker, Labels, Manifest, NewBackbone};
 use crate::base::atomic;
 use crate::base::clock;
 use crate::base::name::Name;
@@ -113,6 +113,10 @@ impl Backbones {
         new: &NewBackbone,
         checker: &Checker,
     ) -> Result<(Backbone, CheckReport), BackboneError> {
+        if new.id.as_str() == BUILT_IN {
+            let text = format!("{BUILT_IN} is the backbone within graftd; choose another id");
+            return Err(BackboneError::Mismatch(text));
+        }
         let target = self.folder(&new.id);
         if target.exists() && !new.replace {
             return Err(BackboneError::Exists(new.id.clone()));
