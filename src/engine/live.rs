@@ -29,8 +29,6 @@ pub struct LiveBackbone {
     pub origin: Origin,
     /// How it wants its photographs.
     pub preprocessing: Preprocessing,
-    /// SHA-256 of its ONNX file.
-    pub digest: Digest,
     /// Labels of its own classifier.
     pub labels: Labels,
     /// The network.
@@ -73,7 +71,7 @@ impl LiveBackbone {
     pub fn embedding_key(&self) -> Digest {
         let Preprocessing { size, resize, channels, scale, mean, std } = self.preprocessing;
         let mut hasher = Hasher::default();
-        hasher.update(&self.digest.0);
+        hasher.update(&self.network.digest().0);
         hasher.update(&size.to_le_bytes());
         hasher.update(resize.name().as_bytes());
         hasher.update(channels.name().as_bytes());
@@ -89,7 +87,7 @@ impl LiveBackbone {
     /// [`EngineError::OtherBackbone`].
     pub fn check_head(&self, head: &LiveHead) -> Result<(), EngineError> {
         let known = &head.head.provenance().backbone_sha256;
-        let same = known.is_empty() || *known == self.digest.to_string();
+        let same = known.is_empty() || *known == self.network.digest().to_string();
         if same && head.head.width() == self.network.embedding().width {
             return Ok(());
         }

@@ -86,7 +86,7 @@ pub(super) fn run(
     };
     let head = head.with_provenance(Provenance {
         backbone: request.backbone.to_string(),
-        backbone_sha256: backbone.digest.to_string(),
+        backbone_sha256: backbone.network.digest().to_string(),
         dataset: request.dataset.to_string(),
         dataset_snapshot: snapshot.digest.to_string(),
         samples: training.len() as u64,

@@ -142,7 +142,7 @@ impl Learning {
         let snapshot = self.engine().snapshot();
         let foreign = || LearningError::ForeignHead { sha256: provenance.backbone_sha256.clone() };
         let fits = |live: &&Arc<crate::engine::LiveBackbone>| {
-            live.digest.to_string() == provenance.backbone_sha256
+            live.network.digest().to_string() == provenance.backbone_sha256
                 && import.backbone.as_ref().is_none_or(|name| *name == live.name)
         };
         let backbone = snapshot.backbones.values().find(fits).ok_or_else(foreign)?;
