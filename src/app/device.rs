@@ -111,7 +111,6 @@ fn load_the_built_in() -> Result<LiveBackbone, BackboneError> {
         .map_err(|error: InvalidName| BackboneError::Mismatch(error.to_string()))?;
     Ok(LiveBackbone {
         name,
-        digest: network.digest(),
         origin: Origin::BuiltIn,
         preprocessing: built_in_preprocessing(),
         labels: Labels::default(),
@@ -124,7 +123,6 @@ fn load_installed(backbone: &Backbone) -> Result<LiveBackbone, BackboneError> {
     let network = backbone.load()?;
     Ok(LiveBackbone {
         name: backbone.id.clone(),
-        digest: network.digest(),
         origin: Origin::Added(backbone.manifest.added_at),
         preprocessing: backbone.manifest.preprocessing,
         labels,

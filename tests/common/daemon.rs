@@ -41,7 +41,6 @@ fn tiny(ending: &str, added: i64) -> Arc<LiveBackbone> {
     let labels = if ending == "features" { "" } else { "ant\nbee\ncat\ndog\n" };
     let network = Network::load(Source::File(file), &Options::default()).unwrap();
     Arc::new(LiveBackbone {
-        digest: network.digest(),
         name: ending.parse().unwrap(),
         origin: Origin::Added(Timestamp(added)),
         preprocessing: Preprocessing::preset(Preset::Unit, 16),
