@@ -4,6 +4,8 @@
 
 mod bench;
 mod check_config;
+mod check_model;
+mod models;
 mod output;
 mod predict;
 mod preprocessing;
@@ -57,10 +59,15 @@ enum Command {
     Serve(serve::Serve),
     /// Say what photographs show, without a daemon.
     Predict(predict::Predict),
+    /// The backbones on this device, and those that can be had.
+    Models(models::Models),
     /// Measure how fast a backbone runs here.
     Bench(bench::Bench),
     /// Check a configuration and tell every mistake in it at once.
     CheckConfig(check_config::CheckConfig),
+    /// Try a model within limits: what `models add` runs as a child.
+    #[command(hide = true)]
+    CheckModel(check_model::CheckModel),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -103,7 +110,9 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         Command::Serve(command) => command.run(&global),
         Command::Predict(command) => command.run(&global),
+        Command::Models(command) => command.run(&global),
         Command::Bench(command) => command.run(&global),
+        Command::CheckModel(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
         Command::Completions { shell } => {
             let mut arguments = Arguments::command();

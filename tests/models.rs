@@ -1,0 +1,219 @@
+//! `graftd models` as a user runs it: adding, listing, inspecting, pulling and removing backbones,
+//! and what is refused.
+
+#![cfg(feature = "daemon")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// The assets folder, or a plain note that the test was skipped.
+fn assets() -> Option<PathBuf> {
+    let folder = std::env::var_os("GRAFTD_ASSETS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/assets"),
+        PathBuf::from,
+    );
+    let found = folder.join("models").is_dir();
+    if !found {
+        println!("skipped: the test assets are not here");
+    }
+    found.then_some(folder)
+}
+
+fn graftd(state: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_graftd"))
+        .arg("models")
+        .args(arguments)
+        .arg("--state-dir")
+        .arg(state)
+        .output()
+        .unwrap()
+}
+
+fn json_lines(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The error of a command that must fail and leave nothing behind.
+fn refusal(state: &Path, arguments: &[&str]) -> String {
+    let output = graftd(state, arguments);
+    assert!(!output.status.success(), "{arguments:?} was accepted");
+    let left = std::fs::read_dir(state.join("backbones")).map_or(0, |entries| {
+        entries.filter(|entry| entry.as_ref().unwrap().file_name() != ".downloads").count()
+    });
+    assert_eq!(left, 0, "{arguments:?} left something behind");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+const PERSON: &str = "models/person-mobilenet-v1-0.25-96.onnx";
+
+#[test]
+fn a_model_is_added_listed_inspected_replaced_and_removed() {
+    let Some(assets) = assets() else { return };
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path();
+    let labels = state.join("labels.txt");
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&labels)
+        .unwrap()
+        .write_all(b"nobody\nperson\n")
+        .unwrap();
+    let model = assets.join(PERSON);
+    let add = [
+        "add",
+        model.to_str().unwrap(),
+        "--id",
+        "person",
+        "--preset",
+        "unit",
+        "--labels",
+        labels.to_str().unwrap(),
+        "--json",
+    ];
+    let added = &json_lines(&graftd(state, &add))[0];
+    assert_eq!(added["input"]["size"], 96);
+    assert_eq!((&added["classes"], &added["embedding_width"]), (&2.into(), &256.into()));
+
+    let again = graftd(state, &add);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("--force"));
+    let forced: Vec<&str> = add.iter().copied().chain(["--force"]).collect();
+    json_lines(&graftd(state, &forced));
+
+    let listed = json_lines(&graftd(state, &["list", "--json"]));
+    assert_eq!(listed[0]["id"], "person");
+    assert_eq!(listed[0]["state"], "installed");
+    let other = listed.iter().find(|line| line["id"] == "mobilenet-v2").unwrap();
+    assert_eq!((&other["state"], &other["verified"]), (&"available".into(), &false.into()));
+
+    let inspected = &json_lines(&graftd(state, &["inspect", "person", "--json"]))[0];
+    let layers = inspected["layers"].as_array().unwrap();
+    let layer = |name: &Value| layers.iter().find(|layer| layer["name"] == *name).unwrap();
+    assert_eq!(layer(&inspected["explanation_layer"])["explainable"], true);
+    assert!(layers.iter().any(|layer| layer["trainable"] == true));
+    assert_eq!(inspected["preprocessing"]["size"], 96);
+
+    assert!(graftd(state, &["remove", "person"]).status.success());
+    assert!(!graftd(state, &["remove", "person"]).status.success());
+    assert_eq!(std::fs::read_dir(state.join("backbones")).unwrap().count(), 0);
+}
+
+#[test]
+fn hostile_ids_are_refused() {
+    let state = tempfile::tempdir().unwrap();
+    let long = "a".repeat(300);
+    for id in ["a/b", "..", "../../etc", "", ".hidden", "UPPER", long.as_str()] {
+        for arguments in
+            [["add", "nothing.onnx", "--id", id].as_slice(), &["remove", id], &["pull", id]]
+        {
+            let message = refusal(state.path(), arguments);
+            assert!(message.contains("not a valid name") || id.is_empty(), "{id}: {message}");
+        }
+    }
+}
+
+#[test]
+fn files_that_are_no_usable_model_are_refused_with_the_reason() {
+    let Some(assets) = assets() else { return };
+    let state = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = state.path().join(name);
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).open(&path).unwrap();
+        file.write_all(bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let person = std::fs::read(assets.join(PERSON)).unwrap();
+    let add = |path: &str, more: &[&str]| {
+        let arguments = [&["add", path, "--id", "x", "--preset", "unit"], more].concat();
+        refusal(state.path(), &arguments)
+    };
+
+    add(&write("empty.onnx", b""), &[]);
+    add(&write("text.onnx", b"this is not a model"), &[]);
+    add(&write("cut.onnx", &person[..person.len() / 2]), &[]);
+    add(state.path().join("absent.onnx").to_str().unwrap(), &[]);
+
+    let int8 = assets.join("models/mobilenet-v2-int8.onnx");
+    let message = add(int8.to_str().unwrap(), &[]);
+    assert!(message.contains("QLinear") || message.contains("QuantizeLinear"), "{message}");
+
+    let model = assets.join(PERSON);
+    let model = model.to_str().unwrap();
+    assert!(add(model, &["--size", "224"]).contains("96"));
+    assert!(add(model, &["--channels", "gray"]).contains("channels"));
+    assert!(add(model, &["--std", "0"]).contains("std"));
+    let labels = write("three.txt", b"a\nb\nc\n");
+    assert!(add(model, &["--labels", &labels]).contains("3 labels"));
+    let manifest = write("other.toml", format!("sha256 = \"{}\"\n", "0".repeat(64)).as_bytes());
+    assert!(add(model, &["--manifest", &manifest]).contains("SHA-256"));
+}
+
+#[test]
+fn a_folder_that_another_process_holds_is_not_written() {
+    let Some(assets) = assets() else { return };
+    let state = tempfile::tempdir().unwrap();
+    let _held = graftd::store::StateLock::acquire(state.path()).unwrap();
+    let model = assets.join(PERSON);
+    let message = refusal(
+        state.path(),
+        &["add", model.to_str().unwrap(), "--id", "person", "--preset", "unit"],
+    );
+    assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+    assert!(graftd(state.path(), &["list"]).status.success());
+}
+
+#[test]
+fn a_backbone_is_pulled_from_a_catalogue_of_ones_own() {
+    let Some(assets) = assets() else { return };
+    let state = tempfile::tempdir().unwrap();
+    let model = std::fs::read(assets.join("models/mobilenet-v1-0.25-128.onnx")).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let content = model.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            lines.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+            let length = content.len();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            let _ = stream.write_all(&content);
+        }
+    });
+    let catalog = state.path().join("catalog.toml");
+    let entry = |id: &str, sha256: graftd::base::digest::Digest| {
+        format!(
+            "[[backbone]]\nid = \"{id}\"\nname = \"MobileNetV1\"\npath = \"model.onnx\"\n\
+             sha256 = \"{sha256}\"\nsize_bytes = {}\nlicence = \"Apache-2.0\"\n\
+             labels = \"imagenet\"\npreprocessing = {{ preset = \"tf\", size = 128 }}\n\
+             verified = true\n",
+            model.len()
+        )
+    };
+    let digest = graftd::base::digest::Digest::of;
+    let text = format!(
+        "mirrors = [\"http://127.0.0.1:1/\", \"http://{address}/\"]\n{}{}",
+        entry("small", digest(&model)),
+        entry("wrong", digest(b"another file"))
+    );
+    graftd::base::atomic::write(&catalog, text.as_bytes()).unwrap();
+    let catalog = catalog.to_str().unwrap();
+
+    let message = refusal(state.path(), &["pull", "wrong", "--catalog", catalog]);
+    assert!(message.contains("SHA-256") && message.contains("127.0.0.1:1"), "{message}");
+    assert!(refusal(state.path(), &["pull", "absent", "--catalog", catalog]).contains("absent"));
+    let pulled = graftd(state.path(), &["pull", "small", "--catalog", catalog, "--json"]);
+    let pulled = &json_lines(&pulled)[0];
+    assert_eq!((&pulled["id"], &pulled["classes"]), (&"small".into(), &1000.into()));
+    let inspected = &json_lines(&graftd(state.path(), &["inspect", "small", "--json"]))[0];
+    assert_eq!(inspected["source"], format!("http://{address}/model.onnx"));
+}
