@@ -3,8 +3,9 @@
 use std::io::Cursor;
 
 use image::error::ImageError;
-use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
+use super::orient::upright;
 use super::{Limits, Picture, VisionError, guard, jpeg};
 
 /// Decodes a JPEG (baseline, progressive, grey, CMYK, YCCK), PNG (any depth, palette, alpha), WebP,
@@ -54,20 +55,17 @@ fn decode_as(
 
     // Damaged metadata says nothing about the pixels.
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
-    let rgb = if decoder.color_type() == ColorType::Rgb8 {
+    let pixels = if decoder.color_type() == ColorType::Rgb8 {
         let mut pixels = vec![0; decoder.total_bytes() as usize];
         decoder.read_image(&mut pixels).map_err(fault)?;
-        RgbImage::from_raw(width, height, pixels)
+        pixels
     } else {
-        Some(DynamicImage::from_decoder(decoder).map_err(fault)?.into_rgb8())
+        DynamicImage::from_decoder(decoder).map_err(fault)?.into_rgb8().into_raw()
     };
-    let rgb = rgb.ok_or_else(|| VisionError::Malformed {
-        format: name,
-        reason: "its pixels do not fit its size".to_owned(),
-    })?;
-    let mut upright = DynamicImage::ImageRgb8(rgb);
-    upright.apply_orientation(orientation);
-    Picture::new(upright.width(), upright.height(), upright.into_rgb8().into_raw())
+    // Checks the length, which turning relies on.
+    let Picture { pixels, .. } = Picture::new(width, height, pixels)?;
+    let (width, height, pixels) = upright((width, height), pixels, orientation);
+    Picture::new(width, height, pixels)
 }
 
 /// The name of a format that is read, none for others that the crate would recognise.

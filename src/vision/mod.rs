@@ -15,6 +15,7 @@ mod error;
 mod frame;
 mod guard;
 mod jpeg;
+mod orient;
 mod overlay;
 mod picture;
 mod placement;
