@@ -1,5 +1,6 @@
 //! `graftd serve`: the daemon.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -89,7 +90,10 @@ fn notify(state: &[NotifyState<'_>]) {
 fn log(config: &Config) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(config.log_level())
         .map_err(|error| CliError::Other(format!("log.level: {error}")))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let installed = if config.logs_json() { builder.json().try_init() } else { builder.try_init() };
     installed.map_err(|error| CliError::Other(format!("the log cannot be set up: {error}")))
 }

@@ -9,8 +9,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
-use super::{Outcome, inputs, output};
+use super::{Outcome, output};
 use crate::client::{Client, ClientError, ErrorKind, Picture};
+use crate::terminal;
 
 /// Attempts at one picture while the device is busy.
 const ATTEMPTS: u32 = 10;
@@ -42,7 +43,8 @@ impl Batch {
         T: Send + 'static,
         F: Future<Output = Result<T, ClientError>> + Send + 'static,
     {
-        let pictures = inputs::expand(&self.pictures)?;
+        let pictures = terminal::pictures(&self.pictures)
+            .map_err(|error| ClientError::local(ErrorKind::InvalidArgument, error.to_string()))?;
         let bar = progress_bar(pictures.len() as u64, "pictures");
         let mut waiting = pictures.into_iter();
         let mut running: VecDeque<(PathBuf, JoinHandle<Result<T, ClientError>>)> = VecDeque::new();

@@ -5,7 +5,6 @@ mod batch;
 mod device;
 mod embed;
 mod explain;
-mod inputs;
 mod output;
 mod predict;
 mod watch;

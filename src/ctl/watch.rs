@@ -8,9 +8,10 @@ use clap::Args;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Model, Outcome, inputs, output, predict};
+use super::{Model, Outcome, output, predict};
 use crate::client::messages::{PredictRequest, PredictStreamRequest, StreamPolicy};
 use crate::client::{Client, ClientError, ErrorKind, Picture};
+use crate::terminal;
 
 #[derive(Args, Debug)]
 pub struct Watch {
@@ -110,14 +111,14 @@ struct Arrivals {
 
 impl Arrivals {
     fn ignore_present(&mut self, folder: &Path) {
-        for path in inputs::in_folder(folder) {
+        for path in terminal::pictures_in(folder) {
             self.seen.insert(path, (0, true));
         }
     }
 
     /// Pictures whose size has not changed since the look before, each once.
     fn look(&mut self, folder: &Path) -> Vec<PathBuf> {
-        let present = inputs::in_folder(folder);
+        let present = terminal::pictures_in(folder);
         let mut seen = HashMap::with_capacity(present.len());
         let mut ready = Vec::new();
         for path in present {

@@ -62,3 +62,27 @@ fn is_picture(path: &Path) -> bool {
         EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods)]
+    fn folders_and_patterns_give_pictures_in_order_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.jpg", "a.PNG", "notes.txt", "sub/c.webp"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"x").unwrap();
+        }
+        let name = |path: &str| folder.path().join(path).to_string_lossy().into_owned();
+        let paths =
+            |names: &[&str]| names.iter().map(|n| folder.path().join(n)).collect::<Vec<_>>();
+        assert_eq!(pictures(&[name("")]).unwrap(), paths(&["a.PNG", "b.jpg", "sub/c.webp"]));
+        assert_eq!(pictures(&[name("*.jpg")]).unwrap(), paths(&["b.jpg"]));
+        assert_eq!(pictures(&[name("gone.jpg")]).unwrap(), paths(&["gone.jpg"]), "reported later");
+        assert_eq!(pictures(&[name("*.bmp")]).unwrap_err(), InputError::NoPictures(name("*.bmp")));
+        assert!(matches!(pictures(&[name("[")]).unwrap_err(), InputError::Pattern { .. }));
+    }
+}
