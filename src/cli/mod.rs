@@ -5,11 +5,15 @@
 mod bench;
 mod check_config;
 mod check_model;
+mod class_folder;
+mod dataset;
+mod evaluate;
 mod models;
 mod output;
 mod predict;
 mod preprocessing;
 mod serve;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +24,7 @@ use crate::app::AppError;
 use crate::backbones::BackboneError;
 use crate::engine::EngineError;
 use crate::terminal::InputError;
+use crate::train::TrainError;
 
 /// A camera brain for small devices: runs, explains and teaches image networks over gRPC.
 #[derive(Debug, Parser)]
@@ -61,6 +66,12 @@ enum Command {
     Predict(predict::Predict),
     /// The backbones on this device, and those that can be had.
     Models(models::Models),
+    /// Teach a backbone the classes of a folder, and say how well it learnt them.
+    Train(train::Train),
+    /// Judge a saved head on a folder of labelled photographs.
+    Evaluate(evaluate::Evaluate),
+    /// Look after a dataset.
+    Dataset(dataset::Dataset),
     /// Measure how fast a backbone runs here.
     Bench(bench::Bench),
     /// Check a configuration and tell every mistake in it at once.
@@ -99,6 +110,9 @@ pub(crate) enum CliError {
     /// The names given stand for no pictures.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// A head cannot be trained or judged.
+    #[error(transparent)]
+    Train(#[from] TrainError),
     /// Anything else, in words.
     #[error("{0}")]
     Other(String),
@@ -111,6 +125,9 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => command.run(&global),
         Command::Predict(command) => command.run(&global),
         Command::Models(command) => command.run(&global),
+        Command::Train(command) => command.run(&global),
+        Command::Evaluate(command) => command.run(&global),
+        Command::Dataset(command) => command.run(&global),
         Command::Bench(command) => command.run(&global),
         Command::CheckModel(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
