@@ -91,7 +91,7 @@ def start_block(block, inputs, targets):
         x = inputs[:CALIBRATION]
         calibrate(norm, conv(x if number == 0 else block.layers[0](x)))
         norm.bias.normal_(0, 0.5)
-    gram, cross, total, count = 0, 0, 0, 0
+    gram, cross, total = 0, 0, 0
     for start in range(0, len(inputs), BATCH):
         x, t = inputs[start : start + BATCH], targets[start : start + BATCH].float()
         miss = t - x if block.residual else t
@@ -99,7 +99,7 @@ def start_block(block, inputs, targets):
         h = torch.cat([h, torch.ones(len(h), 1)], 1)
         miss = miss.permute(0, 2, 3, 1).reshape(len(h), -1)
         gram, cross = gram + (h.T @ h).double(), cross + (h.T @ miss).double()
-        total, count = total + t.square().sum().item(), count + len(h)
+        total += t.square().sum().item()
     penalty = RIDGE * torch.diagonal(gram).mean() * torch.eye(len(gram))
     solution = torch.linalg.solve(gram + penalty, cross).float()
     conv, norm = block.layers[2][0], block.layers[2][1]
