@@ -9,7 +9,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::{AppError, Config, device};
-use crate::engine::{Engine, EngineOptions, PoolOptions};
+use crate::backbones::Checker;
+use crate::engine::{BackboneKeeper, Engine, EngineOptions, PoolOptions};
 use crate::rpc::{Server, ServerOptions, bind};
 use crate::store::StateLock;
 use crate::vision::Limits;
@@ -56,7 +57,11 @@ impl Daemon {
         let engine = Engine::start(snapshot, engine_options(config))
             .map_err(|reason| AppError::System { what: "worker threads", reason })?;
         let engine = Arc::new(engine);
-        let server = Server::new(Arc::clone(&engine), server_options(config)).await?;
+        let program = std::env::current_exe()
+            .map_err(|reason| AppError::System { what: "the program's own path", reason })?;
+        let checker = Checker::new(program);
+        let keeper = BackboneKeeper::new(Arc::clone(&engine), state_dir, checker);
+        let server = Server::new(Arc::clone(&engine), keeper, server_options(config)).await?;
         let listener = bind(config.listen()).await.map_err(AppError::Listen)?;
         let stop = Stop(Arc::new(watch::channel(false).0));
         Ok(Self { engine, server, listener, drain: config.drain(), stop, _lock: lock })

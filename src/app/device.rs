@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::AppError;
-use crate::backbones::{
-    BUILT_IN, Backbone, BackboneError, Backbones, Labels, built_in_preprocessing, load_built_in,
-};
+use crate::backbones::{BUILT_IN, Backbone, BackboneError, Backbones};
 use crate::base::name::{InvalidName, Name};
-use crate::engine::{LiveBackbone, Origin, Snapshot};
+use crate::engine::{LiveBackbone, Snapshot};
 
 /// The state folder: `given`, else systemd's `$STATE_DIRECTORY`, else `/var/lib/graftd` for root,
 /// else `$XDG_STATE_HOME/graftd`, else `~/.local/state/graftd`.
@@ -97,37 +95,11 @@ fn choose(folder: &Backbones, name: &str) -> Result<Chosen, AppError> {
 
 fn load(chosen: Chosen) -> Result<LiveBackbone, AppError> {
     match chosen {
-        Chosen::BuiltIn => load_the_built_in().map_err(|source| fault(BUILT_IN, source)),
+        Chosen::BuiltIn => LiveBackbone::built_in().map_err(|source| fault(BUILT_IN, source)),
         Chosen::Installed(id, found) => found
-            .and_then(|backbone| load_installed(&backbone))
+            .and_then(|backbone| LiveBackbone::installed(&backbone))
             .map_err(|source| fault(id.as_str(), source)),
     }
-}
-
-fn load_the_built_in() -> Result<LiveBackbone, BackboneError> {
-    let network = load_built_in()?;
-    let name = BUILT_IN
-        .parse()
-        .map_err(|error: InvalidName| BackboneError::Mismatch(error.to_string()))?;
-    Ok(LiveBackbone {
-        name,
-        origin: Origin::BuiltIn,
-        preprocessing: built_in_preprocessing(),
-        labels: Labels::default(),
-        network,
-    })
-}
-
-fn load_installed(backbone: &Backbone) -> Result<LiveBackbone, BackboneError> {
-    let labels = backbone.labels()?;
-    let network = backbone.load()?;
-    Ok(LiveBackbone {
-        name: backbone.id.clone(),
-        origin: Origin::Added(backbone.manifest.added_at),
-        preprocessing: backbone.manifest.preprocessing,
-        labels,
-        network,
-    })
 }
 
 fn fault(id: &str, source: BackboneError) -> AppError {

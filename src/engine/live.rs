@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use super::EngineError;
-use crate::backbones::Labels;
+use crate::backbones::{
+    BUILT_IN, Backbone, BackboneError, Labels, built_in_preprocessing, load_built_in,
+};
 use crate::base::clock::Timestamp;
 use crate::base::digest::{Digest, Hasher};
-use crate::base::name::Name;
+use crate::base::name::{InvalidName, Name};
 use crate::graph::{Network, Part, Tensor};
 use crate::heads::Head;
 use crate::vision::Preprocessing;
@@ -56,6 +58,38 @@ pub struct Forward {
 }
 
 impl LiveBackbone {
+    /// Loads the backbone that is part of the program.
+    ///
+    /// # Errors
+    /// None in a build that passed its tests.
+    pub fn built_in() -> Result<Self, BackboneError> {
+        let network = load_built_in()?;
+        let unfit = |error: InvalidName| BackboneError::Mismatch(error.to_string());
+        Ok(Self {
+            name: BUILT_IN.parse().map_err(unfit)?,
+            origin: Origin::BuiltIn,
+            preprocessing: built_in_preprocessing(),
+            labels: Labels::default(),
+            network,
+        })
+    }
+
+    /// Loads a backbone of the state folder.
+    ///
+    /// # Errors
+    /// What is wrong with its files.
+    pub fn installed(backbone: &Backbone) -> Result<Self, BackboneError> {
+        let labels = backbone.labels()?;
+        let network = backbone.load()?;
+        Ok(Self {
+            name: backbone.id.clone(),
+            origin: Origin::Added(backbone.manifest.added_at),
+            preprocessing: backbone.manifest.preprocessing,
+            labels,
+            network,
+        })
+    }
+
     /// Runs the network on an input tensor.
     ///
     /// # Errors

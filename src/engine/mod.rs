@@ -2,6 +2,7 @@
 //! image through them.
 
 mod error;
+mod keeper;
 pub mod learning;
 mod live;
 mod pool;
@@ -10,6 +11,7 @@ mod registry;
 mod service;
 
 pub use error::EngineError;
+pub use keeper::{BackboneKeeper, KeeperError, KeptBackbone};
 pub use live::{Answerer, Forward, LiveBackbone, LiveHead, Origin};
 pub use pool::{Pool, PoolOptions, PoolStatistics, Priority, Ticket};
 pub use predict::{Answer, Prediction, Prepared, Subject, Timings, classify, prepare};

@@ -14,9 +14,9 @@ use tower::util::MapResponseLayer;
 use super::listener::connections;
 use super::meter::Meter;
 use super::open_inference::OpenInference;
-use super::services::{Backbones, Device, Inference, Shared, Unimplemented};
+use super::services::{BackboneManager, Device, Inference, Shared, Unimplemented};
 use super::tonic_status;
-use crate::engine::Engine;
+use crate::engine::{BackboneKeeper, Engine};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::graft::backbone_service_server::BackboneServiceServer;
 use crate::proto::graft::device_service_server::DeviceServiceServer;
@@ -117,11 +117,15 @@ macro_rules! limited {
 }
 
 impl Server {
-    /// Assembles the services around an engine.
+    /// Assembles the services around an engine and the keeper of its backbones.
     ///
     /// # Errors
     /// Where the descriptors compiled into the daemon cannot be read.
-    pub async fn new(engine: Arc<Engine>, options: ServerOptions) -> Result<Self, ServerError> {
+    pub async fn new(
+        engine: Arc<Engine>,
+        keeper: BackboneKeeper,
+        options: ServerOptions,
+    ) -> Result<Self, ServerError> {
         let (draining_sender, draining) = watch::channel(false);
         let (health, health_service) = health_reporter();
         for service in SERVICES {
@@ -129,6 +133,7 @@ impl Server {
         }
         let shared = Shared {
             engine,
+            keeper: Arc::new(keeper),
             meter: Arc::new(Meter::default()),
             draining,
             maximum_message_bytes: options.maximum_message_bytes,
@@ -138,7 +143,11 @@ impl Server {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .add_service(limited!(InferenceServiceServer, Inference::new(shared.clone()), options))
-            .add_service(limited!(BackboneServiceServer, Backbones::new(shared.clone()), options))
+            .add_service(limited!(
+                BackboneServiceServer,
+                BackboneManager::new(shared.clone()),
+                options
+            ))
             .add_service(limited!(DeviceServiceServer, Device::new(shared.clone()), options))
             .add_service(limited!(ExplanationServiceServer, later, options))
             .add_service(limited!(SampleServiceServer, later, options))

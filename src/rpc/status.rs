@@ -11,8 +11,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::convert::field::FieldError;
-use crate::backbones::LabelError;
-use crate::engine::EngineError;
+use crate::backbones::{BackboneError, LabelError};
+use crate::engine::{EngineError, KeeperError};
 use crate::graph::GraphError;
 use crate::heads::HeadError;
 use crate::proto::graft::Failure;
@@ -38,6 +38,8 @@ pub enum RpcError {
         /// The path of the picture's field in the request.
         picture: Cow<'static, str>,
     },
+    /// A backbone cannot be brought in, loaded, unloaded or deleted.
+    Keeper(KeeperError),
     /// Part of the wire contract that this version does not do yet.
     NotYet(&'static str),
 }
@@ -45,6 +47,12 @@ pub enum RpcError {
 impl From<FieldError> for RpcError {
     fn from(error: FieldError) -> Self {
         Self::Field(error)
+    }
+}
+
+impl From<KeeperError> for RpcError {
+    fn from(error: KeeperError) -> Self {
+        Self::Keeper(error)
     }
 }
 
@@ -60,7 +68,7 @@ impl RpcError {
     pub fn with_picture_at(self, path: impl Into<Cow<'static, str>>) -> Self {
         match self {
             Self::Engine { error, .. } => Self::Engine { error, picture: path.into() },
-            other @ (Self::Field(_) | Self::NotYet(_)) => other,
+            other @ (Self::Field(_) | Self::Keeper(_) | Self::NotYet(_)) => other,
         }
     }
 }
@@ -109,6 +117,7 @@ impl From<RpcError> for Problem {
                 Self::new(Code::InvalidArgument, "FIELD", error.to_string()).at(error.path())
             }
             RpcError::Engine { error, picture } => of_engine(error, &picture),
+            RpcError::Keeper(error) => of_keeper(error),
             RpcError::NotYet(what) => {
                 let message = format!("this version of graftd does not {what} yet");
                 Self::new(Code::Unimplemented, "NOT_YET", message)
@@ -140,6 +149,39 @@ fn of_engine(error: EngineError, picture: &str) -> Problem {
         EngineError::DeadlineExceeded => Problem::new(Code::DeadlineExceeded, "DEADLINE", text),
         EngineError::Cancelled => Problem::new(Code::Cancelled, "CANCELLED", text),
         EngineError::Fault(detail) => Problem::fault(&detail),
+    }
+}
+
+fn of_keeper(error: KeeperError) -> Problem {
+    let text = error.to_string();
+    match error {
+        KeeperError::Backbone(error) => of_backbone(&error),
+        KeeperError::BuiltIn => Problem::new(Code::FailedPrecondition, "BUILT_IN", text),
+        KeeperError::InUse { .. } => Problem::new(Code::FailedPrecondition, "IN_USE", text),
+    }
+}
+
+fn of_backbone(error: &BackboneError) -> Problem {
+    let text = error.to_string();
+    match error {
+        BackboneError::Unknown(_) | BackboneError::NotInCatalog(_) => {
+            Problem::new(Code::NotFound, "UNKNOWN_NAME", text)
+        }
+        BackboneError::Exists(_) => Problem::new(Code::AlreadyExists, "EXISTS", text),
+        BackboneError::Manifest { .. } => Problem::new(Code::FailedPrecondition, "MANIFEST", text),
+        BackboneError::TooLarge { .. } => Problem::new(Code::InvalidArgument, "MODEL_SIZE", text),
+        BackboneError::Digest { .. } => {
+            Problem::new(Code::InvalidArgument, "DIGEST", text).at("manifest.sha256")
+        }
+        BackboneError::Refused(_) => Problem::new(Code::InvalidArgument, "NETWORK", text),
+        BackboneError::Mismatch(_) => {
+            Problem::new(Code::InvalidArgument, "MISMATCH", text).at("manifest")
+        }
+        BackboneError::Download(_) => Problem::new(Code::Unavailable, "DOWNLOAD", text),
+        BackboneError::Cancelled => Problem::new(Code::Cancelled, "CANCELLED", text),
+        BackboneError::Preprocessing(error) => of_vision(error, "image"),
+        BackboneError::Graph(error) => of_graph(error),
+        BackboneError::Trial(_) | BackboneError::Io { .. } => Problem::fault(&text),
     }
 }
 

@@ -5,10 +5,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use graftd::backbones::Labels;
+use graftd::backbones::{Checker, Labels, Manifest, TensorNames};
 use graftd::base::clock::Timestamp;
+use graftd::base::digest::Digest;
 use graftd::client::Client;
-use graftd::engine::{Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, Snapshot};
+use graftd::engine::{
+    BackboneKeeper, Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, Snapshot,
+};
 use graftd::graph::{Network, Options, Source};
 use graftd::rpc::{DrainHandle, Server, ServerOptions};
 use graftd::vision::{Limits, Preprocessing, Preset};
@@ -21,6 +24,7 @@ pub struct Daemon {
     pub address: String,
     pub engine: Arc<Engine>,
     pub drain: DrainHandle,
+    state: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     pub served: tokio::task::JoinHandle<()>,
 }
@@ -65,7 +69,10 @@ impl Daemon {
         let pool = PoolOptions { workers: 1, queue: 2 };
         let engine = EngineOptions { pool, limits: Limits::default() };
         let engine = Arc::new(Engine::start(snapshot, engine).unwrap());
-        let server = Server::new(Arc::clone(&engine), options).await.unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let checker = Checker::new(env!("CARGO_BIN_EXE_graftd").into());
+        let keeper = BackboneKeeper::new(Arc::clone(&engine), state.path(), checker);
+        let server = Server::new(Arc::clone(&engine), keeper, options).await.unwrap();
         let drain = server.drain_handle();
         let listener = graftd::rpc::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -74,11 +81,31 @@ impl Daemon {
             let _ = stopped.await;
         };
         let served = tokio::spawn(async move { server.serve(listener, shutdown).await.unwrap() });
-        Self { address, engine, drain, stop: Some(stop), served }
+        Self { address, engine, drain, state, stop: Some(stop), served }
     }
 
     pub async fn client(&self) -> Client {
         Client::connect(&self.address).await.unwrap()
+    }
+
+    /// Puts the tiny network that ends in a classifier into the state folder, not loaded.
+    pub fn put_on_device(&self, id: &str) {
+        let folder = self.state.path().join("backbones").join(id);
+        std::fs::create_dir_all(&folder).unwrap();
+        let model = std::fs::read(reference("tiny/logits.onnx")).unwrap();
+        let manifest = Manifest {
+            name: "A tiny network".into(),
+            enabled: false,
+            sha256: Digest::of(&model),
+            size_bytes: model.len() as u64,
+            added_at: Timestamp(7_000_000),
+            licence: "MIT".into(),
+            source: String::new(),
+            preprocessing: Preprocessing::preset(Preset::Unit, 16),
+            tensors: TensorNames::default(),
+        };
+        std::fs::write(folder.join("model.onnx"), model).unwrap();
+        std::fs::write(folder.join("backbone.toml"), manifest.to_toml().unwrap()).unwrap();
     }
 
     /// For the generated clients.

@@ -5,5 +5,6 @@ pub mod backbone;
 pub mod field;
 pub mod head;
 pub mod image;
+pub mod manifest;
 pub mod request;
 pub mod target;

@@ -1,39 +1,142 @@
 //! `BackboneService`: the pretrained networks on the device.
 
-use tonic::{Request, Response, Status};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
-use crate::engine::Target;
+use crate::backbones::{NewBackbone, abilities};
+use crate::base::name::Name;
+use crate::engine::{BackboneKeeper, EngineError, KeeperError, KeptBackbone, Target};
 use crate::proto::graft::backbone_service_server::BackboneService;
+use crate::proto::graft::upload_backbone_request::Part;
 use crate::proto::graft::{
-    GetBackboneRequest, GetBackboneResponse, ListBackbonesRequest, ListBackbonesResponse,
+    Backbone, DeleteBackboneRequest, DeleteBackboneResponse, GetBackboneRequest,
+    GetBackboneResponse, ListBackbonesRequest, ListBackbonesResponse, LoadBackboneRequest,
+    LoadBackboneResponse, UnloadBackboneRequest, UnloadBackboneResponse, UploadBackboneRequest,
+    UploadBackboneResponse,
 };
 use crate::rpc::convert::backbone;
-use crate::rpc::status::RpcError;
+use crate::rpc::convert::field::{FieldError, Within};
+use crate::rpc::convert::manifest::name;
+use crate::rpc::status::{RpcError, name_the_limit};
+
+/// The largest model taken, in bytes. VGG-19, the largest of the catalogue, has 575 MB.
+const MAXIMUM_MODEL_BYTES: u64 = 1 << 30;
 
 /// The service.
 #[derive(Clone, Debug)]
-pub struct Backbones {
+pub struct BackboneManager {
     shared: Shared,
 }
 
-impl Backbones {
-    /// Manages what `shared` holds.
+impl BackboneManager {
+    /// Manages what `shared` keeps.
     pub fn new(shared: Shared) -> Self {
         Self { shared }
+    }
+
+    /// The id of the backbone that answers a request that names nothing.
+    fn default_id(&self) -> Option<Name> {
+        let found = self.shared.engine.snapshot().resolve(&Target::Default).ok();
+        found.map(|by| by.backbone.name.clone())
+    }
+
+    fn described(&self, kept: &KeptBackbone) -> Backbone {
+        backbone::described(kept, self.default_id().as_ref().map(AsRef::as_ref))
+    }
+
+    /// Does what takes time away from the threads that serve.
+    async fn keep<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&BackboneKeeper) -> Result<T, RpcError> + Send + 'static,
+    ) -> Result<T, RpcError> {
+        let keeper = Arc::clone(&self.shared.keeper);
+        let done = tokio::task::spawn_blocking(move || work(&keeper)).await;
+        done.unwrap_or_else(|error| Err(EngineError::Fault(error.to_string()).into()))
+    }
+
+    /// Brings the pieces of an upload to the thread that stores them, then has it installed.
+    async fn upload(
+        &self,
+        mut parts: Streaming<UploadBackboneRequest>,
+    ) -> Result<KeptBackbone, Status> {
+        let first = self.next_part(&mut parts).await?;
+        let Some(Part::Manifest(manifest)) = first else {
+            let error = FieldError::new("manifest", "must be the first message of an upload");
+            return Err(RpcError::from(error).into());
+        };
+        if manifest.size_bytes > MAXIMUM_MODEL_BYTES {
+            let problem = format!("is over the limit of {MAXIMUM_MODEL_BYTES} bytes for a model");
+            return Err(RpcError::from(FieldError::new("manifest.size_bytes", problem)).into());
+        }
+        let new = NewBackbone::try_from(manifest).within("manifest").map_err(RpcError::from)?;
+        let (pieces, received) = mpsc::channel(4);
+        let install = self.keep(move |keeper| install(keeper, received, &new));
+        let forward = async {
+            while let Some(part) = self.next_part(&mut parts).await? {
+                let Part::Chunk(chunk) = part else {
+                    let error = FieldError::new("manifest", "must come once, first");
+                    return Err(RpcError::from(error).into());
+                };
+                if pieces.send(Piece::Bytes(chunk)).await.is_err() {
+                    // The storing thread has failed already and says why.
+                    return Ok(());
+                }
+            }
+            let _ = pieces.send(Piece::End).await;
+            drop(pieces);
+            Ok::<(), Status>(())
+        };
+        let (forwarded, installed) = tokio::join!(forward, install);
+        forwarded?;
+        Ok(installed?)
+    }
+
+    async fn next_part(
+        &self,
+        parts: &mut Streaming<UploadBackboneRequest>,
+    ) -> Result<Option<Part>, Status> {
+        let limit = self.shared.maximum_message_bytes;
+        let message = parts.message().await;
+        let message = message.map_err(|error| name_the_limit(&error, limit).unwrap_or(error))?;
+        let Some(message) = message else { return Ok(None) };
+        let empty = || FieldError::new("part", "must hold the manifest or a chunk");
+        Ok(Some(message.part.ok_or_else(empty).map_err(RpcError::from)?))
+    }
+}
+
+/// A piece of an upload on its way to the storing thread. A stream that is cut brings no end.
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+fn install(
+    keeper: &BackboneKeeper,
+    mut pieces: mpsc::Receiver<Piece>,
+    new: &NewBackbone,
+) -> Result<KeptBackbone, RpcError> {
+    let mut incoming = keeper.receive(MAXIMUM_MODEL_BYTES)?;
+    loop {
+        match pieces.blocking_recv() {
+            Some(Piece::Bytes(bytes)) => incoming.push(&bytes).map_err(KeeperError::from)?,
+            Some(Piece::End) => return Ok(keeper.install(incoming, new)?),
+            None => return Err(EngineError::Cancelled.into()),
+        }
     }
 }
 
 #[tonic::async_trait]
-impl BackboneService for Backbones {
+impl BackboneService for BackboneManager {
     async fn list_backbones(
         &self,
         _: Request<ListBackbonesRequest>,
     ) -> Result<Response<ListBackbonesResponse>, Status> {
-        let snapshot = self.shared.engine.snapshot();
-        let default = snapshot.resolve(&Target::Default).ok();
-        let backbones = snapshot.backbones.values();
-        let backbones = backbones.map(|live| backbone::loaded(live, default.as_ref())).collect();
+        let kept = self.keep(|keeper| Ok(keeper.list()?)).await?;
+        let backbones = kept.iter().map(|kept| self.described(kept)).collect();
         Ok(Response::new(ListBackbonesResponse { backbones }))
     }
 
@@ -41,11 +144,56 @@ impl BackboneService for Backbones {
         &self,
         request: Request<GetBackboneRequest>,
     ) -> Result<Response<GetBackboneResponse>, Status> {
-        let name = request.into_inner().backbone;
-        let target = if name.is_empty() { Target::Default } else { Target::Backbone(name) };
-        let snapshot = self.shared.engine.snapshot();
-        let found = snapshot.resolve(&target).map_err(RpcError::from)?;
-        let default = snapshot.resolve(&Target::Default).ok();
-        Ok(Response::new(backbone::in_full(&found.backbone, default.as_ref())))
+        let asked = request.into_inner().backbone;
+        let default = self.default_id();
+        let id = match (asked.as_str(), &default) {
+            ("", Some(default)) => default.clone(),
+            ("", None) => return Err(RpcError::from(EngineError::NothingLoaded).into()),
+            (asked, _) => name("backbone", asked).map_err(RpcError::from)?,
+        };
+        let response = self.keep(move |keeper| {
+            let kept = keeper.get(&id)?;
+            let abilities = match &kept.live {
+                Some(live) => abilities(&live.network).map_err(KeeperError::from)?,
+                None => Vec::new(),
+            };
+            Ok(backbone::in_full(&kept, default.as_ref().map(AsRef::as_ref), &abilities))
+        });
+        Ok(Response::new(response.await?))
+    }
+
+    async fn upload_backbone(
+        &self,
+        request: Request<Streaming<UploadBackboneRequest>>,
+    ) -> Result<Response<UploadBackboneResponse>, Status> {
+        let kept = self.upload(request.into_inner()).await?;
+        Ok(Response::new(UploadBackboneResponse { backbone: Some(self.described(&kept)) }))
+    }
+
+    async fn load_backbone(
+        &self,
+        request: Request<LoadBackboneRequest>,
+    ) -> Result<Response<LoadBackboneResponse>, Status> {
+        let id = name("backbone", &request.into_inner().backbone).map_err(RpcError::from)?;
+        let kept = self.keep(move |keeper| Ok(keeper.load(&id)?)).await?;
+        Ok(Response::new(LoadBackboneResponse { backbone: Some(self.described(&kept)) }))
+    }
+
+    async fn unload_backbone(
+        &self,
+        request: Request<UnloadBackboneRequest>,
+    ) -> Result<Response<UnloadBackboneResponse>, Status> {
+        let id = name("backbone", &request.into_inner().backbone).map_err(RpcError::from)?;
+        let kept = self.keep(move |keeper| Ok(keeper.unload(&id)?)).await?;
+        Ok(Response::new(UnloadBackboneResponse { backbone: Some(self.described(&kept)) }))
+    }
+
+    async fn delete_backbone(
+        &self,
+        request: Request<DeleteBackboneRequest>,
+    ) -> Result<Response<DeleteBackboneResponse>, Status> {
+        let id = name("backbone", &request.into_inner().backbone).map_err(RpcError::from)?;
+        self.keep(move |keeper| Ok(keeper.delete(&id)?)).await?;
+        Ok(Response::new(DeleteBackboneResponse {}))
     }
 }

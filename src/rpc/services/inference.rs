@@ -132,7 +132,7 @@ impl InferenceService for Inference {
 fn within_request(error: RpcError) -> RpcError {
     match error {
         RpcError::Field(error) => error.within("request").into(),
-        other @ (RpcError::Engine { .. } | RpcError::NotYet(_)) => {
+        other @ (RpcError::Engine { .. } | RpcError::Keeper(_) | RpcError::NotYet(_)) => {
             other.with_picture_at("request.image")
         }
     }

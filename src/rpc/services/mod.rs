@@ -5,7 +5,7 @@ mod device;
 mod inference;
 mod unimplemented;
 
-pub use backbone::Backbones;
+pub use backbone::BackboneManager;
 pub use device::Device;
 pub use inference::Inference;
 pub use unimplemented::Unimplemented;
@@ -15,13 +15,15 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::meter::Meter;
-use crate::engine::Engine;
+use crate::engine::{BackboneKeeper, Engine};
 
 /// What all services share.
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// What answers.
     pub engine: Arc<Engine>,
+    /// The backbones on the device.
+    pub keeper: Arc<BackboneKeeper>,
     /// What was answered.
     pub meter: Arc<Meter>,
     /// Becomes true when the daemon stops.

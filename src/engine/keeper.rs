@@ -1,0 +1,194 @@
+//! Brings backbones onto the device, and in and out of memory, while requests run.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Engine, LiveBackbone, Snapshot};
+use crate::backbones::{
+    BUILT_IN, BackboneError, Backbones, Checker, Incoming, Manifest, NewBackbone,
+};
+use crate::base::name::Name;
+
+/// The backbones of a state folder, beside an engine that serves some of them. Everything here may
+/// take seconds: call it where waiting is allowed.
+#[derive(Debug)]
+pub struct BackboneKeeper {
+    engine: Arc<Engine>,
+    folder: Backbones,
+    checker: Checker,
+    /// Folder and registry change together, one change after the other.
+    changing: Mutex<()>,
+}
+
+/// A backbone on the device, in memory or not.
+#[derive(Clone, Debug)]
+pub struct KeptBackbone {
+    /// Its id.
+    pub id: Name,
+    /// Its manifest; `None` for the built-in one and where the folder is damaged.
+    pub manifest: Option<Manifest>,
+    /// What answers; `None` while it is not in memory.
+    pub live: Option<Arc<LiveBackbone>>,
+    /// What is wrong with its folder.
+    pub damage: Option<String>,
+}
+
+/// Why a backbone cannot be brought in, loaded, unloaded or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// Folder, file or network.
+    #[error(transparent)]
+    Backbone(#[from] BackboneError),
+    /// The built-in backbone is part of the program.
+    #[error("{BUILT_IN} is part of graftd: it is always loaded and cannot be deleted")]
+    BuiltIn,
+    /// Heads stand on it.
+    #[error("the heads {heads} stand on backbone {backbone}; delete them first")]
+    InUse {
+        /// The backbone.
+        backbone: Name,
+        /// The heads, separated by commas.
+        heads: String,
+    },
+}
+
+impl BackboneKeeper {
+    /// Keeps the backbones of `state_dir` for `engine`; `checker` tries new ones.
+    pub fn new(engine: Arc<Engine>, state_dir: &Path, checker: Checker) -> Self {
+        Self { engine, folder: Backbones::new(state_dir), checker, changing: Mutex::default() }
+    }
+
+    /// All backbones on the device and those that are part of the program, by id.
+    ///
+    /// # Errors
+    /// If the state folder cannot be read.
+    pub fn list(&self) -> Result<Vec<KeptBackbone>, KeeperError> {
+        let snapshot = self.engine.snapshot();
+        let mut kept: Vec<KeptBackbone> = Vec::new();
+        for listed in self.folder.list()? {
+            let live = snapshot.backbones.get(&listed.id).cloned();
+            let (manifest, damage) = match listed.backbone {
+                Ok(backbone) => (Some(backbone.manifest), None),
+                Err(error) => (None, Some(error.to_string())),
+            };
+            kept.push(KeptBackbone { id: listed.id, manifest, live, damage });
+        }
+        for (id, live) in &snapshot.backbones {
+            if !kept.iter().any(|found| found.id == *id) {
+                let (id, live) = (id.clone(), Some(Arc::clone(live)));
+                kept.push(KeptBackbone { id, manifest: None, live, damage: None });
+            }
+        }
+        kept.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(kept)
+    }
+
+    /// One backbone.
+    ///
+    /// # Errors
+    /// [`BackboneError::Unknown`], or what is wrong with its folder.
+    pub fn get(&self, id: &Name) -> Result<KeptBackbone, KeeperError> {
+        let live = self.engine.snapshot().backbones.get(id).cloned();
+        let manifest = match self.folder.get(id) {
+            Ok(backbone) => Some(backbone.manifest),
+            Err(_) if live.is_some() => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(KeptBackbone { id: id.clone(), manifest, live, damage: None })
+    }
+
+    /// Loads a backbone, so that it answers now and after each restart. One that is in memory is
+    /// loaded anew.
+    ///
+    /// # Errors
+    /// An unknown id, or what is wrong with its file.
+    pub fn load(&self, id: &Name) -> Result<KeptBackbone, KeeperError> {
+        if id.as_str() == BUILT_IN {
+            return self.get(id);
+        }
+        let _one_at_a_time = self.change();
+        let live = Arc::new(LiveBackbone::installed(&self.folder.get(id)?)?);
+        self.folder.set_enabled(id, true)?;
+        self.publish(|snapshot| {
+            snapshot.backbones.insert(id.clone(), live);
+        });
+        self.get(id)
+    }
+
+    /// Takes a backbone out of memory, now and for later restarts; requests that run finish.
+    ///
+    /// # Errors
+    /// An unknown id, or the built-in backbone.
+    pub fn unload(&self, id: &Name) -> Result<KeptBackbone, KeeperError> {
+        refuse_built_in(id)?;
+        let _one_at_a_time = self.change();
+        self.folder.set_enabled(id, false)?;
+        self.publish(|snapshot| {
+            snapshot.backbones.remove(id);
+        });
+        self.get(id)
+    }
+
+    /// Deletes a backbone; requests that run finish.
+    ///
+    /// # Errors
+    /// An unknown id, the built-in backbone, or [`KeeperError::InUse`].
+    pub fn delete(&self, id: &Name) -> Result<(), KeeperError> {
+        refuse_built_in(id)?;
+        let _one_at_a_time = self.change();
+        let snapshot = self.engine.snapshot();
+        let on_it = snapshot
+            .heads
+            .iter()
+            .filter(|(_, head)| head.versions.values().any(|version| version.backbone == *id));
+        let heads: Vec<&str> = on_it.map(|(name, _)| name.as_str()).collect();
+        if !heads.is_empty() {
+            return Err(KeeperError::InUse { backbone: id.clone(), heads: heads.join(", ") });
+        }
+        self.folder.remove(id)?;
+        self.publish(|snapshot| {
+            snapshot.backbones.remove(id);
+        });
+        Ok(())
+    }
+
+    /// Begins to receive a model of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// If the state folder cannot be written.
+    pub fn receive(&self, limit: u64) -> Result<Incoming, KeeperError> {
+        Ok(self.folder.receive(limit)?)
+    }
+
+    /// Tries a received model in a child process, keeps it and loads it.
+    ///
+    /// # Errors
+    /// See [`Backbones::install`].
+    pub fn install(
+        &self,
+        incoming: Incoming,
+        new: &NewBackbone,
+    ) -> Result<KeptBackbone, KeeperError> {
+        {
+            let _one_at_a_time = self.change();
+            self.folder.install(incoming, new, &self.checker)?;
+        }
+        self.load(&new.id)
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
+        let change = |snapshot: &mut Snapshot| {
+            change(snapshot);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        let Ok(()) = self.engine.registry().update(change);
+    }
+}
+
+fn refuse_built_in(id: &Name) -> Result<(), KeeperError> {
+    if id.as_str() == BUILT_IN { Err(KeeperError::BuiltIn) } else { Ok(()) }
+}
