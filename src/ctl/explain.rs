@@ -42,7 +42,7 @@ enum Method {
     GradCam,
     #[value(name = "grad-cam++")]
     GradCamPlusPlus,
-    #[value(name = "hirescam")]
+    #[value(name = "hires-cam")]
     HiResCam,
     #[value(name = "xgrad-cam")]
     XGradCam,
@@ -51,7 +51,6 @@ enum Method {
     ScoreCam,
     AblationCam,
     InputGradient,
-    #[value(name = "smoothgrad")]
     SmoothGrad,
 }
 
