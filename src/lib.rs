@@ -4,6 +4,9 @@
 //! The modules are layers: each may import only from those listed below it. `tests/layers.rs`
 //! reads the `use` lines and fails on an upward import.
 
+// Of the daemon's code, not of its tests.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::unwrap_used))]
+
 #[cfg(feature = "daemon")]
 pub mod app;
 #[cfg(feature = "daemon")]

@@ -90,7 +90,7 @@ fn run_and_kill(folder: &Path, first: u64, receipts: usize, patience: Duration) 
         stored
     });
     for _ in 0..receipts {
-        if news.recv_timeout(Duration::from_secs(60)).is_err() {
+        if news.recv_timeout(Duration::from_mins(1)).is_err() {
             break;
         }
     }

@@ -27,7 +27,7 @@ pub fn state_dir(given: Option<PathBuf>) -> PathBuf {
 /// What is to be loaded.
 enum Chosen {
     BuiltIn,
-    Installed(Name, Result<Backbone, BackboneError>),
+    Installed(Name, Box<Result<Backbone, BackboneError>>),
 }
 
 /// Loads the named backbones, or the built-in one and all enabled ones where `wanted` is empty, on
@@ -42,7 +42,7 @@ pub fn load_backbones(state_dir: &Path, wanted: &[String]) -> Result<Snapshot, A
             backbone.as_ref().map_or(true, |backbone| backbone.manifest.enabled)
         };
         let all = folder.list()?.into_iter().filter(|listed| enabled(&listed.backbone));
-        let installed = all.map(|listed| Chosen::Installed(listed.id, listed.backbone));
+        let installed = all.map(|listed| Chosen::Installed(listed.id, Box::new(listed.backbone)));
         std::iter::once(Chosen::BuiltIn).chain(installed).collect()
     } else {
         wanted.iter().map(|name| choose(&folder, name)).collect::<Result<_, _>>()?
@@ -78,7 +78,7 @@ pub fn load_backbone(state_dir: &Path, named: Option<&str>) -> Result<LiveBackbo
     let latest = enabled.max_by_key(|backbone| backbone.manifest.added_at);
     load(
         latest.map_or(Chosen::BuiltIn, |backbone| {
-            Chosen::Installed(backbone.id.clone(), Ok(backbone))
+            Chosen::Installed(backbone.id.clone(), Box::new(Ok(backbone)))
         }),
     )
 }
@@ -89,7 +89,7 @@ fn choose(folder: &Backbones, name: &str) -> Result<Chosen, AppError> {
     }
     let unfit = |error: InvalidName| fault(name, BackboneError::Mismatch(error.to_string()));
     let id: Name = name.parse().map_err(unfit)?;
-    let found = folder.get(&id);
+    let found = Box::new(folder.get(&id));
     Ok(Chosen::Installed(id, found))
 }
 

@@ -145,25 +145,23 @@ impl Key {
                 Ok(number) if (least..=most).contains(&number) => None,
                 _ => Some(format!("{value} is not a whole number from {least} to {most}")),
             },
-            Kind::Text => match value.kind {
-                ValueKind::Table(_) | ValueKind::Array(_) => Some("must be text".to_owned()),
-                _ => None,
-            },
+            Kind::Text => {
+                let nested = matches!(value.kind, ValueKind::Table(_) | ValueKind::Array(_));
+                nested.then(|| "must be text".to_owned())
+            }
             Kind::Choice(words) => {
                 let text = value.clone().into_string().unwrap_or_default();
                 let known = words.contains(&text.as_str());
                 (!known).then(|| format!("{text:?} is none of {}", words.join(", ")))
             }
-            Kind::Names => match names(value) {
-                Ok(_) => None,
-                Err(reason) => Some(reason),
-            },
+            Kind::Names => names(value).err(),
         }
     }
 }
 
 /// A list of names; from the environment it may come as one text with commas.
 fn names(value: &Value) -> Result<Vec<Name>, String> {
+    #[allow(clippy::wildcard_enum_match_arm)] // whatever else a value may be, it is no list of names
     let texts: Vec<String> = match &value.kind {
         ValueKind::Array(items) => {
             items.iter().map(|item| item.clone().into_string().unwrap_or_default()).collect()

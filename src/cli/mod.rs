@@ -45,7 +45,7 @@ First steps:
 /// Flags of every command.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Global {
-    /// Folder with everything that the device keeps. Default: $STATE_DIRECTORY, else /var/lib/graftd
+    /// Folder with everything that the device keeps. Default: $`STATE_DIRECTORY`, else /var/lib/graftd
     /// for root, else ~/.local/state/graftd.
     #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,

@@ -15,10 +15,8 @@ pub(crate) fn failure(image: &Path, error: &ClientError) -> Value {
 
 /// A file that cannot be read.
 pub(crate) fn unreadable(error: &std::io::Error) -> ClientError {
-    let kind = match error.kind() {
-        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-        _ => ErrorKind::Unavailable,
-    };
+    let missing = error.kind() == std::io::ErrorKind::NotFound;
+    let kind = if missing { ErrorKind::NotFound } else { ErrorKind::Unavailable };
     ClientError::local(kind, error.to_string())
 }
 

@@ -133,7 +133,9 @@ pub fn prepare(
     let began = Instant::now();
     let picture = match subject {
         Subject::Tensor(tensor) => return Ok(Prepared { picture: None, placement: None, tensor }),
-        picture => picture.to_picture(limits)?,
+        picture @ (Subject::Encoded(_) | Subject::Frame { .. } | Subject::Picture(_)) => {
+            picture.to_picture(limits)?
+        }
     };
     timings.decode = began.elapsed();
     cancel.check()?;
@@ -171,16 +173,13 @@ pub fn classify(by: Answerer, input: &[f32], mut timings: Timings) -> Result<Ans
 }
 
 fn judge(by: Answerer, forward: Forward) -> Result<Answer, EngineError> {
-    let (logits, probabilities, novelty, unknown) = match &by.head {
-        Some(head) => {
-            let said = head.head.predict(forward.embedding())?;
-            (said.logits, said.probabilities, said.novelty, said.unknown)
-        }
-        None => {
-            let logits = forward.logits().to_vec();
-            let probabilities = softmax(&logits);
-            (logits, probabilities, None, false)
-        }
+    let (logits, probabilities, novelty, unknown) = if let Some(head) = &by.head {
+        let said = head.head.predict(forward.embedding())?;
+        (said.logits, said.probabilities, said.novelty, said.unknown)
+    } else {
+        let logits = forward.logits().to_vec();
+        let probabilities = softmax(&logits);
+        (logits, probabilities, None, false)
     };
     Ok(Answer { by, logits, probabilities, novelty, unknown, forward, timings: Timings::default() })
 }

@@ -207,6 +207,7 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), GraphError> {
     let Ok(data_type) = DataType::try_from(tensor.data_type) else {
         return malformed("has an unknown data type");
     };
+    #[allow(clippy::wildcard_enum_match_arm, clippy::match_same_arms)] // a closed list of what is let in
     let (width, unpacked) = match data_type {
         DataType::Float => (4, tensor.float_data.len()),
         DataType::Double => (8, tensor.double_data.len()),
@@ -219,7 +220,7 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), GraphError> {
     };
     let available =
         if tensor.raw_data.is_empty() { unpacked } else { tensor.raw_data.len() / width };
-    if available != count || tensor.raw_data.len() % width != 0 {
+    if available != count || !tensor.raw_data.len().is_multiple_of(width) {
         return malformed(&format!("declares {count} values but carries {available}"));
     }
     if all_finite(tensor, data_type) { Ok(()) } else { Err(GraphError::NotFinite(name())) }

@@ -94,7 +94,7 @@ impl View {
 /// Goes back over operators that only move axes: a declared output keeps the ONNX shape by such
 /// operators behind the value that the rest of the network really uses.
 fn before_axis_operators(model: &TypedModel, declared: OutletId) -> (OutletId, Vec<Option<usize>>) {
-    let rank = model.outlet_fact(declared).map_or(0, |fact| fact.rank());
+    let rank = model.outlet_fact(declared).map_or(0, tract_onnx::prelude::TypedFact::rank);
     let mut axes: Vec<Option<usize>> = (0..rank).map(Some).collect();
     let mut outlet = declared;
     loop {

@@ -185,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_over_the_limit_waits_until_another_ends() {
-        let (address, mut accepted) = listening(1, Duration::from_secs(60)).await;
+        let (address, mut accepted) = listening(1, Duration::from_mins(1)).await;
         let _one = TcpStream::connect(address).await.unwrap();
         let _two = TcpStream::connect(address).await.unwrap();
         let first = accepted.next().await.unwrap().unwrap();

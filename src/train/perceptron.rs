@@ -1,4 +1,4 @@
-//! A perceptron with one hidden layer, by AdamW (Loshchilov and Hutter 2019) with early stopping.
+//! A perceptron with one hidden layer, by `AdamW` (Loshchilov and Hutter 2019) with early stopping.
 
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -16,7 +16,7 @@ use crate::heads::{Linear, Matrix, Perceptron, Transform};
 pub struct PerceptronOptions {
     /// Hidden units, 1 to 4096.
     pub hidden: usize,
-    /// Step size of AdamW.
+    /// Step size of `AdamW`.
     pub learning_rate: f32,
     /// Decoupled weight decay.
     pub weight_decay: f32,
@@ -113,7 +113,7 @@ pub fn fit(
     network.into_perceptron()
 }
 
-/// All parameters in one vector, so that AdamW is one loop: hidden weights (hidden x width), hidden
+/// All parameters in one vector, so that `AdamW` is one loop: hidden weights (hidden x width), hidden
 /// biases, output weights (classes x hidden), output biases.
 struct Network {
     width: usize,

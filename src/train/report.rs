@@ -190,7 +190,7 @@ pub struct Comparison {
     pub only_new: usize,
     /// Samples that neither calls right.
     pub neither: usize,
-    /// Probability of so unequal a split of the disagreements if both were equally good: McNemar's
+    /// Probability of so unequal a split of the disagreements if both were equally good: `McNemar`'s
     /// exact two-sided test.
     pub p_value: f64,
     /// Change of recall by class, new minus old, for the labels that occur in the samples.

@@ -243,7 +243,7 @@ impl View for Doubles<'_> {
         Cow::Owned(self.values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
     fn data_len(&self) -> usize {
-        self.values.len() * size_of::<f64>()
+        std::mem::size_of_val(self.values)
     }
 }
 

@@ -205,12 +205,12 @@ fn convolutions() -> Vec<Row> {
                 let padding = padding.clone();
                 let kernel = vec![2, 3];
                 cases.push(ConvCase {
-                    padding,
+                    kernel,
                     stride,
                     dilation,
+                    padding,
                     group,
                     channels,
-                    kernel,
                     ..Default::default()
                 });
             }
