@@ -66,7 +66,7 @@ impl Tail {
                     .model
                     .outlet_fact(*outlet)?
                     .shape
-                    .eval_to_usize(&SymbolValues::default())?
+                    .eval_to_usize(&tract_onnx::prelude::SymbolValues::default())?
                     .to_vec())
             })
             .collect::<TractResult<_>>()?;
