@@ -10,21 +10,22 @@ use tokio::sync::watch;
 
 use super::{AppError, Config, device};
 use crate::backbones::Checker;
+use crate::engine::learning::Learning;
 use crate::engine::{BackboneKeeper, Engine, EngineOptions, PoolOptions};
 use crate::rpc::{Server, ServerOptions, bind};
-use crate::store::StateLock;
+use crate::store::Store;
 use crate::vision::Limits;
 
 /// A daemon with everything loaded and its port open, not yet serving.
 #[derive(Debug)]
 pub struct Daemon {
     engine: Arc<Engine>,
+    /// Holds the state folder's lock: nobody else writes to it as long as the daemon lives.
+    learning: Arc<Learning>,
     server: Server,
     listener: TcpListener,
     drain: Duration,
     stop: Stop,
-    /// Held as long as the daemon lives: nobody else writes to the state folder.
-    _lock: StateLock,
 }
 
 /// Tells a daemon to stop; clones tell the same one.
@@ -45,7 +46,7 @@ impl Daemon {
     /// See [`AppError`].
     pub async fn build(config: &Config, state_dir: &Path) -> Result<Self, AppError> {
         prepare_state_dir(state_dir)?;
-        let lock = StateLock::acquire(state_dir)?;
+        let store = Store::open(state_dir)?;
         let folder: PathBuf = state_dir.to_owned();
         let wanted = config.enabled_backbones().to_vec();
         let loading = tokio::task::spawn_blocking(move || device::load_backbones(&folder, &wanted));
@@ -57,14 +58,15 @@ impl Daemon {
         let engine = Engine::start(snapshot, engine_options(config))
             .map_err(|reason| AppError::System { what: "worker threads", reason })?;
         let engine = Arc::new(engine);
+        let learning = Arc::new(Learning::start(Arc::clone(&engine), store)?);
         let program = std::env::current_exe()
             .map_err(|reason| AppError::System { what: "the program's own path", reason })?;
         let checker = Checker::new(program);
         let keeper = BackboneKeeper::new(Arc::clone(&engine), state_dir, checker);
-        let server = Server::new(Arc::clone(&engine), keeper, server_options(config)).await?;
+        let server = Server::new(Arc::clone(&learning), keeper, server_options(config)).await?;
         let listener = bind(config.listen()).await.map_err(AppError::Listen)?;
         let stop = Stop(Arc::new(watch::channel(false).0));
-        Ok(Self { engine, server, listener, drain: config.drain(), stop, _lock: lock })
+        Ok(Self { engine, learning, server, listener, drain: config.drain(), stop })
     }
 
     /// The address that was really taken.
@@ -73,6 +75,11 @@ impl Daemon {
     /// What the system says.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// What is stored and learnt.
+    pub fn learning(&self) -> &Arc<Learning> {
+        &self.learning
     }
 
     /// What is loaded.

@@ -76,11 +76,9 @@ pub fn load_backbone(state_dir: &Path, named: Option<&str>) -> Result<LiveBackbo
     let sound = folder.list()?.into_iter().filter_map(|listed| listed.backbone.ok());
     let enabled = sound.filter(|backbone| backbone.manifest.enabled);
     let latest = enabled.max_by_key(|backbone| backbone.manifest.added_at);
-    load(
-        latest.map_or(Chosen::BuiltIn, |backbone| {
-            Chosen::Installed(backbone.id.clone(), Box::new(Ok(backbone)))
-        }),
-    )
+    load(latest.map_or(Chosen::BuiltIn, |backbone| {
+        Chosen::Installed(backbone.id.clone(), Box::new(Ok(backbone)))
+    }))
 }
 
 fn choose(folder: &Backbones, name: &str) -> Result<Chosen, AppError> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Mistake;
 use crate::backbones::BackboneError;
+use crate::engine::learning::LearningError;
 use crate::rpc::ServerError;
 use crate::store::StoreError;
 
@@ -24,6 +25,9 @@ pub enum AppError {
     /// The store refuses.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What is stored cannot be made live.
+    #[error(transparent)]
+    Learning(#[from] LearningError),
     /// A backbone cannot be loaded.
     #[error(
         "backbone {id:?} cannot be loaded: {source}; remove it with `graftd models remove {id}`"

@@ -161,7 +161,8 @@ impl Key {
 
 /// A list of names; from the environment it may come as one text with commas.
 fn names(value: &Value) -> Result<Vec<Name>, String> {
-    #[allow(clippy::wildcard_enum_match_arm)] // whatever else a value may be, it is no list of names
+    #[allow(clippy::wildcard_enum_match_arm)]
+    // whatever else a value may be, it is no list of names
     let texts: Vec<String> = match &value.kind {
         ValueKind::Array(items) => {
             items.iter().map(|item| item.clone().into_string().unwrap_or_default()).collect()

@@ -5,8 +5,11 @@ mod batch;
 mod device;
 mod embed;
 mod explain;
+mod heads;
 mod output;
 mod predict;
+mod samples;
+mod training;
 mod watch;
 
 use std::process::ExitCode;
@@ -42,6 +45,14 @@ enum Command {
     Explain(explain::Explain),
     /// The pretrained networks on the device.
     Backbones(backbones::Backbones),
+    /// The labelled samples on the device.
+    Samples(samples::Samples),
+    /// Train a head on the device and watch it.
+    Train(training::Train),
+    /// Trainings, past and present.
+    Jobs(training::Jobs),
+    /// The trained classifiers on the device.
+    Heads(heads::Heads),
     /// The device and how it fares.
     Device(device::Device),
     /// Print a completion script for a shell.
@@ -120,6 +131,10 @@ async fn run(arguments: Arguments) -> Result<Outcome, ClientError> {
         Command::Embed(command) => command.run(&client).await,
         Command::Explain(command) => command.run(&client).await,
         Command::Backbones(command) => command.run(&client).await,
+        Command::Samples(command) => command.run(&client).await,
+        Command::Train(command) => command.run(&client).await,
+        Command::Jobs(command) => command.run(&client).await,
+        Command::Heads(command) => command.run(&client).await,
         Command::Device(command) => command.run(&client).await,
         Command::Completions { .. } => Ok(Outcome::Complete),
     }

@@ -207,7 +207,8 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), GraphError> {
     let Ok(data_type) = DataType::try_from(tensor.data_type) else {
         return malformed("has an unknown data type");
     };
-    #[allow(clippy::wildcard_enum_match_arm, clippy::match_same_arms)] // a closed list of what is let in
+    #[allow(clippy::wildcard_enum_match_arm, clippy::match_same_arms)]
+    // a closed list of what is let in
     let (width, unpacked) = match data_type {
         DataType::Float => (4, tensor.float_data.len()),
         DataType::Double => (8, tensor.double_data.len()),

@@ -162,7 +162,7 @@ where
 }
 
 /// Waits until the daemon stops.
-async fn begun(draining: &mut watch::Receiver<bool>) {
+pub async fn begun(draining: &mut watch::Receiver<bool>) {
     // An error means that the server is gone, which is the same to a stream.
     let _ = draining.wait_for(|draining| *draining).await;
 }

@@ -14,9 +14,12 @@ use tower::util::MapResponseLayer;
 use super::listener::connections;
 use super::meter::Meter;
 use super::open_inference::OpenInference;
-use super::services::{BackboneManager, Device, Inference, Shared, Unimplemented};
+use super::services::{
+    BackboneManager, Device, Heads, Inference, Samples, Shared, Training, Unimplemented,
+};
 use super::tonic_status;
-use crate::engine::{BackboneKeeper, Engine};
+use crate::engine::BackboneKeeper;
+use crate::engine::learning::Learning;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::graft::backbone_service_server::BackboneServiceServer;
 use crate::proto::graft::device_service_server::DeviceServiceServer;
@@ -117,12 +120,13 @@ macro_rules! limited {
 }
 
 impl Server {
-    /// Assembles the services around an engine and the keeper of its backbones.
+    /// Assembles the services around what the device knows and learns and the keeper of its
+    /// backbones.
     ///
     /// # Errors
     /// Where the descriptors compiled into the daemon cannot be read.
     pub async fn new(
-        engine: Arc<Engine>,
+        learning: Arc<Learning>,
         keeper: BackboneKeeper,
         options: ServerOptions,
     ) -> Result<Self, ServerError> {
@@ -132,8 +136,9 @@ impl Server {
             health.set_service_status(service, ServingStatus::Serving).await;
         }
         let shared = Shared {
-            engine,
+            engine: Arc::clone(learning.engine()),
             keeper: Arc::new(keeper),
+            learning,
             meter: Arc::new(Meter::default()),
             draining,
             maximum_message_bytes: options.maximum_message_bytes,
@@ -150,9 +155,9 @@ impl Server {
             ))
             .add_service(limited!(DeviceServiceServer, Device::new(shared.clone()), options))
             .add_service(limited!(ExplanationServiceServer, later, options))
-            .add_service(limited!(SampleServiceServer, later, options))
-            .add_service(limited!(TrainingServiceServer, later, options))
-            .add_service(limited!(HeadServiceServer, later, options))
+            .add_service(limited!(SampleServiceServer, Samples::new(shared.clone()), options))
+            .add_service(limited!(TrainingServiceServer, Training::new(shared.clone()), options))
+            .add_service(limited!(HeadServiceServer, Heads::new(shared.clone()), options))
             .add_service(limited!(
                 GrpcInferenceServiceServer,
                 OpenInference::new(shared.clone()),

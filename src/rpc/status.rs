@@ -12,16 +12,20 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::convert::field::FieldError;
 use crate::backbones::{BackboneError, LabelError};
+use crate::engine::learning::LearningError;
 use crate::engine::{EngineError, KeeperError};
 use crate::graph::GraphError;
 use crate::heads::HeadError;
 use crate::proto::graft::Failure;
+use crate::store::StoreError;
 use crate::vision::VisionError;
 
 /// The domain of the reasons in google.rpc.ErrorInfo.
 const DOMAIN: &str = "graftd";
 /// After this time a full queue has moved on: some ten images of a small network.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Room that a job or a person has to make takes longer.
+const RETRY_JOB_AFTER: Duration = Duration::from_secs(10);
 
 /// The configuration key of the largest message.
 const LIMIT_KEY: &str = "server.max_message_mib";
@@ -40,6 +44,13 @@ pub enum RpcError {
     },
     /// A backbone cannot be brought in, loaded, unloaded or deleted.
     Keeper(KeeperError),
+    /// Samples, training or heads.
+    Learning {
+        /// What went wrong.
+        error: LearningError,
+        /// The path of the picture's field in the request.
+        picture: Cow<'static, str>,
+    },
     /// Part of the wire contract that this version does not do yet.
     NotYet(&'static str),
 }
@@ -62,12 +73,28 @@ impl From<EngineError> for RpcError {
     }
 }
 
+impl From<LearningError> for RpcError {
+    fn from(error: LearningError) -> Self {
+        match error {
+            LearningError::Engine(error) => error.into(),
+            error => Self::Learning { error, picture: Cow::Borrowed("image") },
+        }
+    }
+}
+
+impl From<StoreError> for RpcError {
+    fn from(error: StoreError) -> Self {
+        LearningError::from(error).into()
+    }
+}
+
 impl RpcError {
     /// The same error where the picture stands in another field than `image`.
     #[must_use]
     pub fn with_picture_at(self, path: impl Into<Cow<'static, str>>) -> Self {
         match self {
             Self::Engine { error, .. } => Self::Engine { error, picture: path.into() },
+            Self::Learning { error, .. } => Self::Learning { error, picture: path.into() },
             other @ (Self::Field(_) | Self::Keeper(_) | Self::NotYet(_)) => other,
         }
     }
@@ -118,6 +145,7 @@ impl From<RpcError> for Problem {
             }
             RpcError::Engine { error, picture } => of_engine(error, &picture),
             RpcError::Keeper(error) => of_keeper(error),
+            RpcError::Learning { error, picture } => of_learning(error, &picture),
             RpcError::NotYet(what) => {
                 let message = format!("this version of graftd does not {what} yet");
                 Self::new(Code::Unimplemented, "NOT_YET", message)
@@ -182,6 +210,65 @@ fn of_backbone(error: &BackboneError) -> Problem {
         BackboneError::Preprocessing(error) => of_vision(error, "image"),
         BackboneError::Graph(error) => of_graph(error),
         BackboneError::Trial(_) | BackboneError::Io { .. } => Problem::fault(&text),
+    }
+}
+
+fn of_learning(error: LearningError, picture: &str) -> Problem {
+    let text = error.to_string();
+    match error {
+        LearningError::Store(error) => of_store(&error),
+        LearningError::Engine(error) => of_engine(error, picture),
+        LearningError::Train(_) => Problem::new(Code::FailedPrecondition, "TRAINING", text),
+        LearningError::Head(error) => of_head(&error),
+        LearningError::Export(_) => Problem::new(Code::FailedPrecondition, "EXPORT", text),
+        LearningError::Name(_) => Problem::new(Code::InvalidArgument, "FIELD", text),
+        LearningError::JobQueueFull { .. } => Problem {
+            retry_after: Some(RETRY_JOB_AFTER),
+            ..Problem::new(Code::ResourceExhausted, "JOB_QUEUE_FULL", text)
+        },
+        LearningError::ForeignHead { .. } => {
+            Problem::new(Code::FailedPrecondition, "OTHER_BACKBONE", text)
+        }
+        LearningError::NoSamples(_) => Problem::new(Code::FailedPrecondition, "NO_SAMPLES", text),
+        LearningError::Record(_) => Problem::new(Code::DataLoss, "CORRUPT", text),
+        LearningError::Thread(_) => Problem::fault(&text),
+    }
+}
+
+fn of_store(error: &StoreError) -> Problem {
+    let problem = |code, reason| Problem::new(code, reason, error.to_string());
+    match error {
+        StoreError::Invalid { field, .. } => {
+            problem(Code::InvalidArgument, "FIELD").at(&format!("sample.{field}"))
+        }
+        StoreError::UnknownDataset(_)
+        | StoreError::UnknownSample { .. }
+        | StoreError::UnknownHead(_)
+        | StoreError::UnknownHeadVersion { .. }
+        | StoreError::UnknownJob(_) => problem(Code::NotFound, "UNKNOWN_NAME"),
+        StoreError::DatasetExists(_) => problem(Code::AlreadyExists, "DATASET_EXISTS"),
+        StoreError::SampleConflict { .. } => problem(Code::AlreadyExists, "SAMPLE_CONFLICT"),
+        StoreError::QuotaExceeded { .. } => Problem {
+            retry_after: Some(RETRY_JOB_AFTER),
+            ..problem(Code::ResourceExhausted, "QUOTA")
+        },
+        StoreError::DiskFull => Problem {
+            retry_after: Some(RETRY_JOB_AFTER),
+            ..problem(Code::ResourceExhausted, "DISK_FULL")
+        },
+        StoreError::HeadVersionActive { .. } => {
+            problem(Code::FailedPrecondition, "HEAD_VERSION_ACTIVE")
+        }
+        StoreError::NothingToRollBack(_) => {
+            problem(Code::FailedPrecondition, "NOTHING_TO_ROLL_BACK")
+        }
+        StoreError::ReadOnly(_)
+        | StoreError::Locked { .. }
+        | StoreError::NoState { .. }
+        | StoreError::NewerSchema { .. } => problem(Code::FailedPrecondition, "STATE_FOLDER"),
+        StoreError::Corrupt(_) => problem(Code::DataLoss, "CORRUPT"),
+        StoreError::Closed => problem(Code::Unavailable, "DRAINING"),
+        StoreError::Io { .. } | StoreError::Database(_) => Problem::fault(error),
     }
 }
 

@@ -9,11 +9,13 @@ use graftd::backbones::{Checker, Labels, Manifest, TensorNames};
 use graftd::base::clock::Timestamp;
 use graftd::base::digest::Digest;
 use graftd::client::Client;
+use graftd::engine::learning::Learning;
 use graftd::engine::{
     BackboneKeeper, Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, Snapshot,
 };
 use graftd::graph::{Network, Options, Source};
 use graftd::rpc::{DrainHandle, Server, ServerOptions};
+use graftd::store::Store;
 use graftd::vision::{Limits, Preprocessing, Preset};
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
@@ -23,9 +25,12 @@ pub struct Daemon {
     /// `HOST:PORT`.
     pub address: String,
     pub engine: Arc<Engine>,
+    pub learning: Arc<Learning>,
     pub drain: DrainHandle,
-    state: tempfile::TempDir,
+    state: PathBuf,
     stop: Option<oneshot::Sender<()>>,
+    /// Removes the state folder, where nobody else does.
+    _owned: Option<tempfile::TempDir>,
     pub served: tokio::task::JoinHandle<()>,
 }
 
@@ -61,18 +66,26 @@ impl Daemon {
     }
 
     pub async fn start_with(options: ServerOptions) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let pool = PoolOptions { workers: 1, queue: 2 };
+        let daemon = Self::start_in(state.path(), pool, options).await;
+        Self { _owned: Some(state), ..daemon }
+    }
+
+    /// The same with a state folder that outlives the daemon.
+    pub async fn start_in(state: &Path, pool: PoolOptions, options: ServerOptions) -> Self {
         let mut snapshot = Snapshot::default();
         for (added, ending) in ["features", "softmax", "logits"].into_iter().enumerate() {
             let backbone = tiny(ending, added as i64);
             snapshot.backbones.insert(backbone.name.clone(), backbone);
         }
-        let pool = PoolOptions { workers: 1, queue: 2 };
         let engine = EngineOptions { pool, limits: Limits::default() };
         let engine = Arc::new(Engine::start(snapshot, engine).unwrap());
-        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state).unwrap();
+        let learning = Arc::new(Learning::start(Arc::clone(&engine), store).unwrap());
         let checker = Checker::new(env!("CARGO_BIN_EXE_graftd").into());
-        let keeper = BackboneKeeper::new(Arc::clone(&engine), state.path(), checker);
-        let server = Server::new(Arc::clone(&engine), keeper, options).await.unwrap();
+        let keeper = BackboneKeeper::new(Arc::clone(&engine), state, checker);
+        let server = Server::new(Arc::clone(&learning), keeper, options).await.unwrap();
         let drain = server.drain_handle();
         let listener = graftd::rpc::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -81,7 +94,16 @@ impl Daemon {
             let _ = stopped.await;
         };
         let served = tokio::spawn(async move { server.serve(listener, shutdown).await.unwrap() });
-        Self { address, engine, drain, state, stop: Some(stop), served }
+        Self {
+            address,
+            engine,
+            learning,
+            drain,
+            state: state.to_owned(),
+            stop: Some(stop),
+            _owned: None,
+            served,
+        }
     }
 
     pub async fn client(&self) -> Client {
@@ -90,7 +112,7 @@ impl Daemon {
 
     /// Puts the tiny network that ends in a classifier into the state folder, not loaded.
     pub fn put_on_device(&self, id: &str) {
-        let folder = self.state.path().join("backbones").join(id);
+        let folder = self.state.join("backbones").join(id);
         std::fs::create_dir_all(&folder).unwrap();
         let model = std::fs::read(reference("tiny/logits.onnx")).unwrap();
         let manifest = Manifest {
@@ -112,6 +134,12 @@ impl Daemon {
     pub async fn channel(&self) -> Channel {
         let uri = format!("http://{}", self.address);
         Channel::from_shared(uri).unwrap().connect().await.unwrap()
+    }
+
+    /// Stops the daemon and waits until it has let go of its state folder.
+    pub async fn end(mut self) {
+        self.stop();
+        (&mut self.served).await.unwrap();
     }
 
     /// Asks the daemon to stop, as SIGTERM does.

@@ -3,7 +3,7 @@
 use crate::base::cancel::Cancelled;
 use crate::base::name::InvalidName;
 use crate::engine::EngineError;
-use crate::heads::HeadError;
+use crate::heads::{ExportError, HeadError};
 use crate::store::StoreError;
 use crate::train::TrainError;
 
@@ -22,6 +22,9 @@ pub enum LearningError {
     /// A head's bytes.
     #[error(transparent)]
     Head(#[from] HeadError),
+    /// A head that cannot be written as ONNX.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// A name that cannot be one.
     #[error(transparent)]
     Name(#[from] InvalidName),

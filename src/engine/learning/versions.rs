@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Learning, LearningError, TrainingOptions, TrainingReport};
 use crate::base::name::Name;
-use crate::engine::{Engine, HeadVersions, LiveHead};
+use crate::engine::{Engine, EngineError, HeadVersions, LiveHead, Target};
 use crate::heads::Head;
 use crate::store::{self, NewHeadVersion, Store};
 
@@ -130,6 +130,17 @@ impl Learning {
             None => self.store().delete_head(name)?,
         }
         publish(self.engine(), self.store(), name)
+    }
+
+    /// The backbone's ONNX file with this head in the place of its classifier.
+    ///
+    /// # Errors
+    /// An unknown head, or one that its backbone's operator set cannot say.
+    pub fn export_onnx(&self, name: &Name, version: Option<u32>) -> Result<Vec<u8>, LearningError> {
+        let target = Target::Head { name: name.to_string(), version };
+        let by = self.engine().snapshot().resolve(&target)?;
+        let head = by.head.ok_or_else(|| EngineError::Fault("a target without head".into()))?;
+        Ok(head.head.to_onnx(&by.backbone.network)?)
     }
 
     /// Takes a head that was trained on the same backbone elsewhere; returns its number here.

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use crate::base::cancel::Cancel;
-use crate::engine::Priority;
+use crate::engine::{Priority, Subject};
 use crate::proto::graft::inference_service_server::InferenceService;
 use crate::proto::graft::predict_stream_response::Result as Outcome;
 use crate::proto::graft::{
@@ -46,10 +46,17 @@ impl Inference {
             return Err(RpcError::NotYet("explain in the same call as predict"));
         }
         let Predict { subject, target, top_k } = request.try_into()?;
+        let encoded = match &subject {
+            Subject::Encoded(bytes) => Some(bytes.clone()),
+            Subject::Frame { .. } | Subject::Picture(_) | Subject::Tensor(_) => None,
+        };
         let cancel = Cancel::with_deadline(deadline);
         let ticket = self.shared.engine.predict(&target, subject, cancel)?;
         let answer = ticket.await??;
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
+        if let Some(encoded) = encoded {
+            self.shared.learning.capture(&answer, &encoded);
+        }
         Ok(predict_response(&answer, top_k, arrived))
     }
 
@@ -132,8 +139,9 @@ impl InferenceService for Inference {
 fn within_request(error: RpcError) -> RpcError {
     match error {
         RpcError::Field(error) => error.within("request").into(),
-        other @ (RpcError::Engine { .. } | RpcError::Keeper(_) | RpcError::NotYet(_)) => {
-            other.with_picture_at("request.image")
-        }
+        other @ (RpcError::Engine { .. }
+        | RpcError::Learning { .. }
+        | RpcError::Keeper(_)
+        | RpcError::NotYet(_)) => other.with_picture_at("request.image"),
     }
 }

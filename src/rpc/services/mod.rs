@@ -1,13 +1,20 @@
 //! The services of `graft.v1`, each thin: convert, ask the engine, convert back.
 
 mod backbone;
+mod blocking;
 mod device;
+mod head;
 mod inference;
+mod sample;
+mod training;
 mod unimplemented;
 
 pub use backbone::BackboneManager;
 pub use device::Device;
+pub use head::Heads;
 pub use inference::Inference;
+pub use sample::Samples;
+pub use training::Training;
 pub use unimplemented::Unimplemented;
 
 use std::sync::Arc;
@@ -15,6 +22,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::meter::Meter;
+use crate::engine::learning::Learning;
 use crate::engine::{BackboneKeeper, Engine};
 
 /// What all services share.
@@ -24,6 +32,8 @@ pub struct Shared {
     pub engine: Arc<Engine>,
     /// The backbones on the device.
     pub keeper: Arc<BackboneKeeper>,
+    /// What learns.
+    pub learning: Arc<Learning>,
     /// What was answered.
     pub meter: Arc<Meter>,
     /// Becomes true when the daemon stops.

@@ -1,0 +1,94 @@
+//! Heads with their versions.
+
+use super::field::FieldError;
+use super::job::{fitted_with, report};
+use super::sample::name;
+use super::time::to_wire;
+use crate::base::name::Name;
+use crate::engine::HeadVersions;
+use crate::engine::learning::HeadRecord;
+use crate::proto::graft as wire;
+use crate::store::{Head, HeadVersion};
+
+/// A head's name (`trash`) or its name and version (`trash@3`) in a field.
+///
+/// # Errors
+/// Where it is neither.
+pub fn reference(field: &str, text: &str) -> Result<(Name, Option<u32>), FieldError> {
+    let Some((head, version)) = text.split_once('@') else { return Ok((name(field, text)?, None)) };
+    match version.parse() {
+        Ok(version) if version > 0 => Ok((name(field, head)?, Some(version))),
+        _ => {
+            let problem = format!("must be name@version with a version from 1, not {text:?}");
+            Err(FieldError::new(field, problem))
+        }
+    }
+}
+
+/// A head for the wire; `loaded` tells what its versions are, `reports` whether what training found
+/// is wanted.
+pub fn head(
+    head: &Head,
+    stored: Vec<HeadVersion>,
+    loaded: Option<&HeadVersions>,
+    reports: bool,
+) -> wire::Head {
+    let versions: Vec<_> =
+        stored.into_iter().rev().map(|stored| version(head, stored, loaded, reports)).collect();
+    let live = loaded.and_then(|loaded| {
+        let latest = loaded.versions.values().next_back();
+        loaded.active.and_then(|active| loaded.versions.get(&active)).or(latest)
+    });
+    wire::Head {
+        name: head.name.to_string(),
+        backbone: live.map(|live| live.backbone.to_string()).unwrap_or_default(),
+        active_version: head.active.unwrap_or(0),
+        versions,
+        created_time: Some(to_wire(head.created_at)),
+    }
+}
+
+fn version(
+    head: &Head,
+    stored: HeadVersion,
+    loaded: Option<&HeadVersions>,
+    reports: bool,
+) -> wire::HeadVersion {
+    let record: Option<HeadRecord> = serde_json::from_str(&stored.metadata).ok();
+    let mut message = wire::HeadVersion {
+        version: stored.version,
+        active: head.active == Some(stored.version),
+        created_time: Some(to_wire(stored.created_at)),
+        size_bytes: stored.size,
+        ..wire::HeadVersion::default()
+    };
+    if let Some(record) = record {
+        message.job = record.job.map(|job| job.to_string()).unwrap_or_default();
+        message.options = record.options.as_ref().map(fitted_with);
+        message.report = record.report.as_ref().filter(|_| reports).map(report);
+    }
+    if let Some(live) = loaded.and_then(|loaded| loaded.versions.get(&stored.version)) {
+        let provenance = live.head.provenance();
+        message.kind = wire::HeadKind::from(live.head.kind()).into();
+        message.classes = live.head.classes().to_vec();
+        message.dataset.clone_from(&provenance.dataset);
+        message.dataset_snapshot.clone_from(&provenance.dataset_snapshot);
+        message.backbone_sha256.clone_from(&provenance.backbone_sha256);
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_named_alone_or_with_a_version_from_one() {
+        let trash: Name = "trash".parse().unwrap();
+        assert_eq!(reference("head", "trash"), Ok((trash.clone(), None)));
+        assert_eq!(reference("head", "trash@3"), Ok((trash, Some(3))));
+        for bad in ["", "@3", "trash@", "trash@0", "trash@x", "../x@1"] {
+            assert_eq!(reference("head", bad).unwrap_err().path(), "head", "{bad}");
+        }
+    }
+}
