@@ -43,19 +43,19 @@ class Architecture:
     title: str
     keras: str  # name in keras.applications; empty where PLAIN has the network
     size: int
-    preset: str  # graftd's name of the preprocessing, or `raw` for pixels 0..255
+    preset: str  # a key of PRESETS
 
 
 ARCHITECTURES = [
     Architecture("mobilenet-v1", "MobileNet v1", "MobileNet", 224, "tf"),
     Architecture("mobilenet-v2", "MobileNet v2", "MobileNetV2", 224, "tf"),
     Architecture("mobilenet-v3-large", "MobileNet v3 large", "MobileNetV3Large", 224, "raw"),
-    Architecture("resnet-50", "ResNet-50", "ResNet50", 224, "caffe"),
+    Architecture("resnet-50", "ResNet-50", "ResNet50", 224, "keras-caffe"),
     Architecture("densenet-121", "DenseNet-121", "DenseNet121", 224, "imagenet"),
     Architecture("inception-v3", "Inception v3", "InceptionV3", 299, "tf"),
     Architecture("inception-resnet-v2", "Inception-ResNet v2", "InceptionResNetV2", 299, "tf"),
     Architecture("xception", "Xception", "Xception", 299, "tf"),
-    Architecture("vgg-16", "VGG-16", "", 224, "caffe"),
+    Architecture("vgg-16", "VGG-16", "", 224, "keras-caffe"),
     Architecture("alexnet", "AlexNet", "", 224, "imagenet"),
     Architecture("nasnet-mobile", "NASNet mobile", "NASNetMobile", 224, "tf"),
     Architecture("efficientnet-b0", "EfficientNet-B0", "EfficientNetB0", 224, "raw"),
@@ -65,8 +65,15 @@ PRESETS = {
     # name: (channel order, scale, mean, std); normalised = (pixel * scale - mean) / std
     "imagenet": ("rgb", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "tf": ("rgb", 1 / 127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
-    "caffe": ("bgr", 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
+    "keras-caffe": ("bgr", 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
     "raw": ("rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+FLAGS = {
+    "imagenet": ["--preset", "imagenet"],
+    "tf": ["--preset", "tf"],
+    "keras-caffe": ["--preset", "caffe", "--mean", "103.939,116.779,123.68"],
+    "raw": ["--preset", "unit", "--scale", "1"],
 }
 
 
@@ -314,12 +321,7 @@ def graftd_logits(row, path, pictures, graftd, state):
             raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr else "failed")
         return done.stdout
 
-    if row.preset == "raw":
-        preprocessing = ["--preset", "unit", "--scale", "1"]
-    else:
-        preprocessing = ["--preset", row.preset]
-    run("models", "remove", row.id, ok=False)
-    preprocessing += ["--size", str(row.size), "--resize", "squash"]
+    preprocessing = [*FLAGS[row.preset], "--size", str(row.size), "--resize", "squash"]
     run("models", "add", str(path), "--id", row.id, *preprocessing)
     files = []
     for index, picture in enumerate(pictures):
@@ -349,28 +351,29 @@ def compare(row, out, graftd):
     np.save(out / f"{row.id}.logits.npy", expected.astype(np.float32))
     spread = f"{expected.std(axis=1).mean():.2f}"
     if graftd is None:
-        return [row.title, "not asked", "", "", spread, "", ""], True
+        return [row.title, "not asked", "", "", spread, "", "", ""], True
     state = out / "state"
     state.mkdir(exist_ok=True)
     try:
         answered, inspected = graftd_logits(row, path, pictures, graftd, str(state))
     except (RuntimeError, OSError) as error:
-        return [row.title, f"**no**: {error}", "", "", spread, "", ""], False
+        return [row.title, f"**no**: {error}", "", "", spread, "", "", ""], False
     same = [
         np.argsort(-a)[:5].tolist() == np.argsort(-e)[:5].tolist()
         for a, e in zip(answered, expected)
     ]
     difference = np.max(np.abs(answered - expected)) / np.max(np.abs(expected))
     passed = all(same) and difference < 1e-3
-    waists = inspected.get("waists", "")
+    spatial = [layer for layer in inspected["layers"] if layer["spatial"]]
     return [
         row.title,
         "yes",
         f"{sum(same)} of {len(same)}",
         f"{difference:.1e}",
         spread,
-        str(len(waists) if isinstance(waists, list) else waists),
-        str(inspected.get("embedding_width", "")),
+        str(sum(layer["waist"] for layer in inspected["layers"])),
+        str(inspected["embedding"]["width"]),
+        f"{sum(layer['explainable'] for layer in spatial)} of {len(spatial)}",
     ], passed
 
 
@@ -384,7 +387,7 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     header = ["network", "loads", "same top-5", "largest relative difference", "logit spread"]
-    header += ["waists", "embedding width"]
+    header += ["waists", "embedding width", "layers that can be explained"]
     print("| " + " | ".join(header) + " |")
     print("|" + "---|" * len(header))
     all_passed = True

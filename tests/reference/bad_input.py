@@ -53,7 +53,7 @@ def bad_pictures(good):
     yield "an ELF program", b"\x7fELF" + bytes(4096)
     yield "65535 x 65535 with a tiny body", png(65535, 65535, zlib.compress(b"\0"))
     yield "a decompression bomb", png(40000, 40000, zlib.compress(bytes(40_000_000), 9))
-    yield "a PNG with a lying checksum", png(64, 64, zlib.compress(bytes(64 * 65)))[:-6] + b"abcdef"
+    yield "a PNG whose pixels are not deflated", png(64, 64, bytes(range(256)))
     yield "a JPEG header 65535 x 65535", b"\xff\xd8\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03" + b"\x01\x11\x00" * 3
     gif = bytearray(encoded(Image.new("P", (8, 8)), "GIF"))
     gif[6:10] = b"\xff\xff\xff\xff"
@@ -175,7 +175,9 @@ class Attack:
         except grpc.RpcError as error:
             found, message = error.code().name, error.details() or ""
         good = self.calls.Predict(self.request(self.good), timeout=60)
-        held = found in codes and bool(message) and len(good.predictions) == 5
+        # tonic's own words for a method that nobody wrote are no refusal.
+        held = found in codes and message not in ("", "Not yet implemented")
+        held &= len(good.predictions) == 5
         self.checks.check(f"{name}: {' or '.join(codes)}", held, f"{found}: {message[:110]}")
 
     def predict(self, name, codes, **request):
