@@ -2,6 +2,7 @@
 //! and what is refused.
 
 #![cfg(feature = "daemon")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -86,8 +87,8 @@ fn a_model_is_added_listed_inspected_replaced_and_removed() {
     json_lines(&graftd(state, &forced));
 
     let listed = json_lines(&graftd(state, &["list", "--json"]));
-    assert_eq!(listed[0]["id"], "person");
-    assert_eq!(listed[0]["state"], "installed");
+    assert_eq!((&listed[0]["id"], &listed[0]["state"]), (&"builtin".into(), &"built_in".into()));
+    assert_eq!((&listed[1]["id"], &listed[1]["state"]), (&"person".into(), &"installed".into()));
     let other = listed.iter().find(|line| line["id"] == "mobilenet-v2").unwrap();
     assert_eq!((&other["state"], &other["verified"]), (&"available".into(), &false.into()));
 
@@ -101,6 +102,17 @@ fn a_model_is_added_listed_inspected_replaced_and_removed() {
     assert!(graftd(state, &["remove", "person"]).status.success());
     assert!(!graftd(state, &["remove", "person"]).status.success());
     assert_eq!(std::fs::read_dir(state.join("backbones")).unwrap().count(), 0);
+}
+
+#[test]
+fn the_built_in_backbone_can_be_inspected_but_not_removed() {
+    let state = tempfile::tempdir().unwrap();
+    let inspected = &json_lines(&graftd(state.path(), &["inspect", "builtin", "--json"]))[0];
+    assert_eq!(inspected["classifier"], Value::Null);
+    let layers = inspected["layers"].as_array().unwrap();
+    let last = layers.iter().find(|layer| layer["name"] == inspected["explanation_layer"]);
+    assert_eq!(last.unwrap()["explainable"], true);
+    assert!(refusal(state.path(), &["remove", "builtin"]).contains("part of graftd"));
 }
 
 #[test]

@@ -8,10 +8,10 @@ use crate::graph::{Layer, Network, View};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
     /// An explanation by gradients can look here: the layer is spatial and every operator between it
-    /// and the logits has a derivative.
+    /// and the logits (or the embedding, where there are none) has a derivative.
     pub explainable: bool,
     /// The network can be fine-tuned from here: the layer is a waist and every operator between it
-    /// and the logits has a derivative.
+    /// and the logits (or the embedding, where there are none) has a derivative.
     pub trainable: bool,
     /// Where one of these fails for want of a derivative: the operator and node that lacks it.
     pub obstacle: Option<String>,
@@ -23,11 +23,10 @@ pub struct Abilities {
 /// If the network's file has changed or tract cannot prepare it.
 pub fn abilities(network: &Network) -> Result<Vec<Abilities>, BackboneError> {
     let layers = network.layers();
-    let Some(classifier) = network.classifier() else {
-        return Ok(vec![Abilities::default(); layers.len()]);
-    };
+    // A network without a classifier is explained and trained through the heads on its embedding.
+    let end = network.classifier().map_or(network.embedding().tensor.clone(), |found| found.logits);
     let matters = |layer: &&Layer| layer.spatial || layer.waist;
-    let mut names = vec![classifier.logits.as_str()];
+    let mut names = vec![end.as_str()];
     names.extend(layers.iter().filter(matters).map(|layer| layer.name.as_str()));
     names.dedup();
     let view = network.view(&names)?;
@@ -37,7 +36,7 @@ pub fn abilities(network: &Network) -> Result<Vec<Abilities>, BackboneError> {
             if !matters(&layer) {
                 return Ok(Abilities::default());
             }
-            let obstacle = obstacle(&view, &classifier.logits, &layer.name)?;
+            let obstacle = obstacle(&view, &end, &layer.name)?;
             Ok(Abilities {
                 explainable: layer.spatial && obstacle.is_none(),
                 trainable: layer.waist && obstacle.is_none(),

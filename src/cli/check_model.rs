@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Outcome};
+use super::Outcome;
 use crate::backbones::check_here;
 
 /// Load and run a model once, within limits, and print the verdict as JSON.
@@ -28,13 +28,13 @@ pub(crate) struct CheckModel {
 
 impl CheckModel {
     /// Runs the command.
-    pub(crate) fn run(&self) -> Result<Outcome, CliError> {
+    pub(crate) fn run(&self) -> Outcome {
         let Self { file, size, tensors, memory_bytes, cpu_seconds } = self;
         let (line, outcome) = match check_here(file, *size, tensors, *memory_bytes, *cpu_seconds) {
             Ok(line) => (line, Outcome::Complete),
             Err(line) => (line, Outcome::SomeFailed),
         };
         println!("{line}");
-        Ok(outcome)
+        outcome
     }
 }

@@ -129,7 +129,7 @@ pub fn main() -> ExitCode {
         Command::Evaluate(command) => command.run(&global),
         Command::Dataset(command) => command.run(&global),
         Command::Bench(command) => command.run(&global),
-        Command::CheckModel(command) => command.run(),
+        Command::CheckModel(command) => Ok(command.run()),
         Command::CheckConfig(command) => command.run(),
         Command::Completions { shell } => {
             let mut arguments = Arguments::command();

@@ -4,10 +4,14 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{id, input, preprocessing, table};
-use crate::backbones::{Abilities, Backbone, Backbones, CheckReport, abilities};
+use crate::backbones::{
+    Abilities, BUILT_IN, Backbones, CheckReport, Manifest, abilities, built_in_preprocessing,
+    load_built_in,
+};
 use crate::base::name::Name;
 use crate::cli::{CliError, Global, Outcome};
 use crate::graph::{Layer, Network};
+use crate::vision::Preprocessing;
 
 /// Describe a backbone and its layers: which can be explained, where the network can be cut.
 #[derive(Args, Debug)]
@@ -20,99 +24,133 @@ pub(super) struct Inspect {
     json: bool,
 }
 
+/// What is described: a backbone on the device, or the one within the program.
+struct Subject {
+    id: Name,
+    manifest: Option<Manifest>,
+    preprocessing: Preprocessing,
+    network: Network,
+    abilities: Vec<Abilities>,
+}
+
 impl Inspect {
     pub(super) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
-        let backbone = Backbones::new(&global.state_dir()).get(&self.id)?;
-        let network = backbone.load()?;
-        let abilities = abilities(&network)?;
+        let subject = self.load(global)?;
         if self.json {
-            println!("{}", object(&backbone, &network, &abilities));
+            println!("{}", subject.object());
         } else {
-            print(&backbone, &network, &abilities);
+            subject.print();
         }
         Ok(Outcome::Complete)
     }
+
+    fn load(&self, global: &Global) -> Result<Subject, CliError> {
+        let id = self.id.clone();
+        let (manifest, preprocessing, network) = if id.as_str() == BUILT_IN {
+            (None, built_in_preprocessing(), load_built_in()?)
+        } else {
+            let backbone = Backbones::new(&global.state_dir()).get(&id)?;
+            let network = backbone.load()?;
+            let preprocessing = backbone.manifest.preprocessing;
+            (Some(backbone.manifest), preprocessing, network)
+        };
+        let abilities = abilities(&network)?;
+        Ok(Subject { id, manifest, preprocessing, network, abilities })
+    }
 }
 
-fn object(backbone: &Backbone, network: &Network, abilities: &[Abilities]) -> Value {
-    let manifest = &backbone.manifest;
-    let embedding = network.embedding();
-    let classifier = network
-        .classifier()
-        .map(|classifier| json!({ "logits": classifier.logits, "classes": classifier.classes }));
-    let layers: Vec<Value> = network
-        .layers()
-        .iter()
-        .zip(abilities)
-        .map(|(layer, abilities)| {
-            json!({
-                "name": layer.name,
-                "node": layer.node,
-                "operator": layer.operator,
-                "shape": layer.shape,
-                "spatial": layer.spatial,
-                "waist": layer.waist,
-                "explainable": abilities.explainable,
-                "trainable": abilities.trainable,
-                "obstacle": abilities.obstacle,
+impl Subject {
+    fn name(&self) -> &str {
+        self.manifest.as_ref().map_or("the backbone within graftd", |manifest| &manifest.name)
+    }
+
+    fn licence(&self) -> &str {
+        self.manifest.as_ref().map_or("that of graftd", |manifest| &manifest.licence)
+    }
+
+    fn source(&self) -> &str {
+        self.manifest.as_ref().map_or("built in", |manifest| &manifest.source)
+    }
+
+    fn object(&self) -> Value {
+        let network = &self.network;
+        let embedding = network.embedding();
+        let classifier = network
+            .classifier()
+            .map(|found| json!({ "logits": found.logits, "classes": found.classes }));
+        let layers: Vec<Value> = network
+            .layers()
+            .iter()
+            .zip(&self.abilities)
+            .map(|(layer, abilities)| {
+                json!({
+                    "name": layer.name,
+                    "node": layer.node,
+                    "operator": layer.operator,
+                    "shape": layer.shape,
+                    "spatial": layer.spatial,
+                    "waist": layer.waist,
+                    "explainable": abilities.explainable,
+                    "trainable": abilities.trainable,
+                    "obstacle": abilities.obstacle,
+                })
             })
+            .collect();
+        json!({
+            "id": self.id.as_str(),
+            "name": self.name(),
+            "enabled": self.manifest.as_ref().is_none_or(|manifest| manifest.enabled),
+            "sha256": network.digest().to_string(),
+            "licence": self.licence(),
+            "source": self.source(),
+            "preprocessing": preprocessing(&self.preprocessing),
+            "opset": network.opset(),
+            "input": input(&CheckReport::of(network)),
+            "classifier": classifier,
+            "embedding": {
+                "tensor": embedding.tensor,
+                "width": embedding.width,
+                "pooled_from": embedding.pooled_from,
+            },
+            "explanation_layer": network.last_spatial().map(|layer| &layer.name),
+            "layers": layers,
         })
-        .collect();
-    json!({
-        "id": backbone.id.as_str(),
-        "name": manifest.name,
-        "enabled": manifest.enabled,
-        "sha256": manifest.sha256.to_string(),
-        "size_bytes": manifest.size_bytes,
-        "licence": manifest.licence,
-        "source": manifest.source,
-        "preprocessing": preprocessing(&manifest.preprocessing),
-        "opset": network.opset(),
-        "input": input(&CheckReport::of(network)),
-        "classifier": classifier,
-        "embedding": {
-            "tensor": embedding.tensor,
-            "width": embedding.width,
-            "pooled_from": embedding.pooled_from,
-        },
-        "explanation_layer": network.last_spatial().map(|layer| &layer.name),
-        "layers": layers,
-    })
-}
+    }
 
-fn print(backbone: &Backbone, network: &Network, abilities: &[Abilities]) {
-    let (manifest, report) = (&backbone.manifest, CheckReport::of(network));
-    let preprocessing = &manifest.preprocessing;
-    let classifier = network.classifier().map_or("none".to_owned(), |classifier| {
-        format!("{} classes at {}", classifier.classes, classifier.logits)
-    });
-    println!("{}: {}", backbone.id, manifest.name);
-    println!(
-        "input          {} {} x {} x {}, {}",
-        report.input, report.size, report.size, report.channels, report.layout
-    );
-    println!(
-        "preprocessing  {} {} scale {} mean {:?} std {:?}",
-        preprocessing.resize,
-        preprocessing.channels,
-        preprocessing.scale,
-        preprocessing.mean,
-        preprocessing.std
-    );
-    println!("classifier     {classifier}");
-    println!("embedding      {} values at {}", report.embedding_width, network.embedding().tensor);
-    if let Some(layer) = network.last_spatial() {
-        println!("explained at   {}", layer.name);
+    fn print(&self) {
+        let (network, report) = (&self.network, CheckReport::of(&self.network));
+        let Preprocessing { resize, channels, scale, mean, std, .. } = self.preprocessing;
+        let classifier = network.classifier().map_or("none".to_owned(), |classifier| {
+            format!("{} classes at {}", classifier.classes, classifier.logits)
+        });
+        println!("{}: {}", self.id, self.name());
+        println!(
+            "input          {} {size} x {size} x {}, {}",
+            report.input,
+            report.channels,
+            report.layout,
+            size = report.size
+        );
+        println!("preprocessing  {resize} {channels} scale {scale} mean {mean:?} std {std:?}");
+        println!("classifier     {classifier}");
+        println!(
+            "embedding      {} values at {}",
+            report.embedding_width,
+            network.embedding().tensor
+        );
+        if let Some(layer) = network.last_spatial() {
+            println!("explained at   {}", layer.name);
+        }
+        println!("licence        {}", self.licence());
+        println!("source         {}", self.source());
+        println!("sha256         {}", network.digest());
+        println!();
+        let mut table = table(&["LAYER", "OPERATOR", "SHAPE", "WAIST", "EXPLAIN", "FINE-TUNE"]);
+        for (layer, abilities) in network.layers().iter().zip(&self.abilities) {
+            table.add_row(row(layer, abilities));
+        }
+        println!("{table}");
     }
-    println!("licence        {}", manifest.licence);
-    println!("source         {}", manifest.source);
-    println!("sha256         {}", manifest.sha256);
-    println!();
-    let mut table = table(&["LAYER", "OPERATOR", "SHAPE", "WAIST", "EXPLAIN", "FINE-TUNE"]);
-    for (layer, abilities) in network.layers().iter().zip(abilities) {
-        table.add_row(row(layer, abilities));
-    }
-    println!("{table}");
 }
 
 fn row(layer: &Layer, abilities: &Abilities) -> [String; 6] {
@@ -120,7 +158,7 @@ fn row(layer: &Layer, abilities: &Abilities) -> [String; 6] {
     let mark = |wanted: bool, can: bool| match (wanted, can) {
         (_, true) => "yes".to_owned(),
         (true, false) => {
-            format!("no: {}", abilities.obstacle.as_deref().unwrap_or("no classifier"))
+            format!("no: {}", abilities.obstacle.as_deref().unwrap_or("not known"))
         }
         (false, false) => String::new(),
     };

@@ -6,7 +6,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{megabytes, preprocessing, table};
-use crate::backbones::{Backbones, Catalog, CatalogEntry, Listed};
+use crate::backbones::{
+    BUILT_IN, Backbones, Catalog, CatalogEntry, Listed, built_in_preprocessing,
+};
 use crate::cli::{CliError, Global, Outcome};
 
 /// List the backbones on this device and in the catalogue.
@@ -31,6 +33,7 @@ impl List {
             .filter(|entry| !self.installed && !here.contains(&entry.id))
             .collect();
         if self.json {
+            println!("{}", built_in());
             for line in listed.iter().map(installed).chain(elsewhere.into_iter().map(available)) {
                 println!("{line}");
             }
@@ -39,6 +42,14 @@ impl List {
         }
         Ok(Outcome::Complete)
     }
+}
+
+fn built_in() -> Value {
+    json!({
+        "id": BUILT_IN,
+        "state": "built_in",
+        "preprocessing": preprocessing(&built_in_preprocessing()),
+    })
 }
 
 fn installed(listed: &Listed) -> Value {
@@ -76,6 +87,7 @@ fn available(entry: &CatalogEntry) -> Value {
 
 fn print_table(listed: &[Listed], elsewhere: &[&CatalogEntry]) {
     let mut table = table(&["ID", "STATE", "NAME", "SIZE", "LICENCE"]);
+    table.add_row([BUILT_IN, "built in", "for heads, without classes of its own", "", ""]);
     for Listed { id, backbone } in listed {
         match backbone {
             Ok(backbone) => {

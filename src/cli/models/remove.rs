@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{id, writable};
+use crate::backbones::BUILT_IN;
 use crate::base::name::Name;
 use crate::cli::{CliError, Global, Outcome};
 
@@ -16,6 +17,10 @@ pub(super) struct Remove {
 
 impl Remove {
     pub(super) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
+        if self.id.as_str() == BUILT_IN {
+            let text = format!("{BUILT_IN} is part of graftd and cannot be removed");
+            return Err(CliError::Other(text));
+        }
         let (backbones, _lock) = writable(global)?;
         backbones.remove(&self.id)?;
         Ok(Outcome::Complete)
