@@ -13,6 +13,7 @@ mod output;
 mod predict;
 mod preprocessing;
 mod serve;
+mod store;
 mod train;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::app::AppError;
 use crate::backbones::BackboneError;
 use crate::engine::EngineError;
+use crate::store::StoreError;
 use crate::terminal::InputError;
 use crate::train::TrainError;
 
@@ -72,6 +74,8 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Look after a dataset.
     Dataset(dataset::Dataset),
+    /// The samples, embeddings and heads on this device.
+    Store(store::StoreCommand),
     /// Measure how fast a backbone runs here.
     Bench(bench::Bench),
     /// Check a configuration and tell every mistake in it at once.
@@ -107,6 +111,9 @@ pub(crate) enum CliError {
     /// A backbone's folder or file.
     #[error(transparent)]
     Backbone(#[from] BackboneError),
+    /// What is stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The names given stand for no pictures.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -128,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(&global),
         Command::Evaluate(command) => command.run(&global),
         Command::Dataset(command) => command.run(&global),
+        Command::Store(command) => command.run(&global),
         Command::Bench(command) => command.run(&global),
         Command::CheckModel(command) => Ok(command.run()),
         Command::CheckConfig(command) => command.run(),

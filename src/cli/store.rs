@@ -1,0 +1,235 @@
+//! `graftd store`: the samples, embeddings and heads on this device, looked at from outside.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{CliError, Global, Outcome};
+use crate::base::atomic;
+use crate::base::name::Name;
+use crate::store::{ExportTarget, Import, Outcome as Stored, Store, StoreStats, Verification};
+
+/// The samples, embeddings and heads on this device.
+#[derive(Args, Debug)]
+pub(crate) struct StoreCommand {
+    /// Print one JSON object.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Read everything and compare it with its checksums; runs beside a live daemon.
+    Verify,
+    /// Say how much is stored; runs beside a live daemon.
+    Stats,
+    /// Write a dataset out: a folder per class with a line for each sample; runs beside a live daemon.
+    Export {
+        /// The dataset.
+        #[arg(long)]
+        dataset: Name,
+        /// A new folder, or a file that ends in `.tar`.
+        target: PathBuf,
+    },
+    /// Take samples in from a folder per class, an export, or a tar of either. With a daemon running,
+    /// use `graftctl samples push`.
+    Import {
+        /// The dataset; made where it does not exist.
+        #[arg(long)]
+        dataset: Name,
+        /// The folder or tar.
+        source: PathBuf,
+    },
+}
+
+impl StoreCommand {
+    /// Runs the command.
+    pub(crate) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
+        let folder = global.state_dir();
+        match &self.action {
+            Action::Verify => {
+                let found = Store::open_read_only(&folder)?.verify()?;
+                self.verification(&found);
+                Ok(if found.is_sound() { Outcome::Complete } else { Outcome::SomeFailed })
+            }
+            Action::Stats => {
+                self.stats(&Store::open_read_only(&folder)?.stats()?);
+                Ok(Outcome::Complete)
+            }
+            Action::Export { dataset, target } => {
+                self.export(&Store::open_read_only(&folder)?, dataset, target)?;
+                Ok(Outcome::Complete)
+            }
+            Action::Import { dataset, source } => {
+                self.import(&Store::open(&folder)?, dataset, source)
+            }
+        }
+    }
+
+    fn verification(&self, found: &Verification) {
+        let Verification { samples, embeddings, images, head_versions, faults, fault_count } =
+            found;
+        if self.json {
+            let listed: Vec<_> =
+                faults.iter().map(|f| json!({ "place": f.place, "what": f.what })).collect();
+            println!(
+                "{}",
+                json!({
+                    "sound": found.is_sound(), "samples": samples, "embeddings": embeddings,
+                    "images": images, "head_versions": head_versions,
+                    "fault_count": fault_count, "faults": listed,
+                })
+            );
+            return;
+        }
+        println!(
+            "{samples} samples, {embeddings} embeddings, {images} images and {head_versions} \
+             versions of heads compared with their checksums"
+        );
+        for fault in faults {
+            println!("{}: {}", fault.place, fault.what);
+        }
+        match fault_count {
+            0 => println!("everything is as it was written"),
+            count => println!("{count} faults: export what is sound and import it afresh"),
+        }
+    }
+
+    fn stats(&self, stats: &StoreStats) {
+        if self.json {
+            let datasets: Vec<_> = stats
+                .datasets
+                .iter()
+                .map(|found| {
+                    let labels = found.labels.iter();
+                    let labels = labels.map(|(label, n)| (label.clone(), n.train + n.held_out));
+                    json!({
+                        "dataset": found.dataset.name.as_str(), "samples": found.samples,
+                        "held_out": found.held_out, "unlabelled": found.unlabelled,
+                        "bytes": found.bytes,
+                        "labels": labels.collect::<std::collections::BTreeMap<_, _>>(),
+                    })
+                })
+                .collect();
+            println!(
+                "{}",
+                json!({
+                    "datasets": datasets, "heads": stats.heads,
+                    "head_versions": stats.head_versions, "jobs": stats.jobs,
+                    "database_bytes": stats.database_bytes, "free_bytes": stats.free_bytes,
+                    "log_bytes": stats.log_bytes, "image_files": stats.image_files,
+                    "image_file_bytes": stats.image_file_bytes,
+                })
+            );
+            return;
+        }
+        for found in &stats.datasets {
+            println!(
+                "dataset {}: {} samples ({} held out), {} labels, {} bytes",
+                found.dataset.name,
+                found.samples,
+                found.held_out,
+                found.labels.len(),
+                found.bytes
+            );
+        }
+        for (backbone, count) in &stats.embeddings {
+            println!("embeddings by {backbone}: {count}");
+        }
+        println!("heads: {} with {} versions", stats.heads, stats.head_versions);
+        println!(
+            "database {} bytes, {} of them free; log {} bytes; {} image files with {} bytes",
+            stats.database_bytes,
+            stats.free_bytes,
+            stats.log_bytes,
+            stats.image_files,
+            stats.image_file_bytes
+        );
+    }
+
+    fn export(
+        &self,
+        store: &Store,
+        dataset: &Name,
+        target: &std::path::Path,
+    ) -> Result<(), CliError> {
+        let report = if target.extension().is_some_and(|ending| ending == "tar") {
+            let unwritable = |error| CliError::Other(format!("{}: {error}", target.display()));
+            let mut file = atomic::File::create(target).map_err(unwritable)?;
+            let report = store.export(dataset, ExportTarget::Tar(&mut file))?;
+            file.flush().map_err(unwritable)?;
+            file.commit().map_err(unwritable)?;
+            report
+        } else {
+            store.export(dataset, ExportTarget::Folder(target.to_owned()))?
+        };
+        if self.json {
+            println!(
+                "{}",
+                json!({
+                    "samples": report.samples, "images": report.images,
+                    "embeddings": report.embeddings,
+                })
+            );
+        } else {
+            println!(
+                "{} samples with {} images and {} embeddings are in {}",
+                report.samples,
+                report.images,
+                report.embeddings,
+                target.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn import(
+        &self,
+        store: &Store,
+        dataset: &Name,
+        source: &std::path::Path,
+    ) -> Result<Outcome, CliError> {
+        let items = Import::open(source)?;
+        store.ensure_dataset(dataset)?;
+        let (sender, receipts) = std::sync::mpsc::channel();
+        let mut sent = 0_u64;
+        for item in items {
+            sent += 1;
+            let sender = sender.clone();
+            match item {
+                // Blocks while the writer is behind, so nothing piles up.
+                Ok(sample) => store.add_sample(dataset, sample, move |receipt| {
+                    let _ = sender.send(receipt);
+                }),
+                Err(error) => {
+                    let _ = sender.send(Err(error));
+                }
+            }
+        }
+        drop(sender);
+        let (mut added, mut duplicates, mut refused) = (0_u64, 0_u64, 0_u64);
+        for receipt in receipts {
+            match receipt {
+                Ok(receipt) if receipt.outcome == Stored::Added => added += 1,
+                Ok(_) => duplicates += 1,
+                Err(error) => {
+                    refused += 1;
+                    eprintln!("{error}");
+                }
+            }
+        }
+        if self.json {
+            println!("{}", json!({ "added": added, "duplicates": duplicates, "refused": refused }));
+        } else {
+            println!(
+                "{added} of {sent} samples added to {dataset}, {duplicates} were there, {refused} \
+                 refused"
+            );
+        }
+        Ok(if refused == 0 { Outcome::Complete } else { Outcome::SomeFailed })
+    }
+}
