@@ -24,6 +24,8 @@ pub mod base;
 #[cfg(feature = "daemon")]
 pub mod engine;
 #[cfg(feature = "daemon")]
+pub mod explain;
+#[cfg(feature = "daemon")]
 pub mod grad;
 #[cfg(feature = "daemon")]
 pub mod graph;

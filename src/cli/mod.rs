@@ -2,12 +2,15 @@
 
 #![allow(clippy::print_stdout, reason = "this is what commands are for")]
 
+mod audit;
 mod bench;
+mod boxes;
 mod check_config;
 mod check_model;
 mod class_folder;
 mod dataset;
 mod evaluate;
+mod explain;
 mod models;
 mod output;
 mod predict;
@@ -76,6 +79,10 @@ enum Command {
     Dataset(dataset::Dataset),
     /// The samples, embeddings and heads on this device.
     Store(store::StoreCommand),
+    /// Say where the network looked, without a daemon.
+    Explain(explain::Explain),
+    /// Explain a folder class by class: does the network look at the objects?
+    Audit(audit::Audit),
     /// Measure how fast a backbone runs here.
     Bench(bench::Bench),
     /// Check a configuration and tell every mistake in it at once.
@@ -136,6 +143,8 @@ pub fn main() -> ExitCode {
         Command::Evaluate(command) => command.run(&global),
         Command::Dataset(command) => command.run(&global),
         Command::Store(command) => command.run(&global),
+        Command::Explain(command) => command.run(&global),
+        Command::Audit(command) => command.run(&global),
         Command::Bench(command) => command.run(&global),
         Command::CheckModel(command) => Ok(command.run()),
         Command::CheckConfig(command) => command.run(),

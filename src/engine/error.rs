@@ -2,6 +2,7 @@
 
 use crate::backbones::LabelError;
 use crate::base::cancel::Cancelled;
+use crate::explain::ExplainError;
 use crate::graph::GraphError;
 use crate::heads::HeadError;
 use crate::vision::VisionError;
@@ -21,6 +22,9 @@ pub enum EngineError {
     /// A label does not name one class.
     #[error(transparent)]
     Label(#[from] LabelError),
+    /// The explanation cannot be made.
+    #[error(transparent)]
+    Explain(ExplainError),
     /// Nothing is loaded under this name.
     #[error("there is no {kind} {name:?}; {known}")]
     Unknown {
@@ -69,6 +73,17 @@ pub enum EngineError {
     /// A fault of ours; the text is for the log.
     #[error("internal fault: {0}")]
     Fault(String),
+}
+
+impl From<ExplainError> for EngineError {
+    fn from(error: ExplainError) -> Self {
+        match error {
+            ExplainError::Graph(error) => Self::Graph(error),
+            ExplainError::Head(error) => Self::Head(error),
+            ExplainError::Cancelled(reason) => reason.into(),
+            other => Self::Explain(other),
+        }
+    }
 }
 
 impl From<Cancelled> for EngineError {

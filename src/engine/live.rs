@@ -131,6 +131,11 @@ impl LiveBackbone {
 }
 
 impl Forward {
+    /// Embedding and logits alone, without a feature map.
+    pub(super) fn of_classifier(outputs: [Tensor; 2]) -> Self {
+        Self { outputs: outputs.into(), has_map: false }
+    }
+
     /// The vector that enters the classifier.
     pub fn embedding(&self) -> &[f32] {
         self.outputs.first().map_or(&[], Tensor::values)

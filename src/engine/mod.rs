@@ -2,6 +2,7 @@
 //! image through them.
 
 mod error;
+mod explain;
 mod keeper;
 pub mod learning;
 mod live;
@@ -11,9 +12,11 @@ mod registry;
 mod service;
 
 pub use error::EngineError;
+pub use explain::{ExplainOptions, Explained};
 pub use keeper::{BackboneKeeper, KeeperError, KeptBackbone};
 pub use live::{Answerer, Forward, LiveBackbone, LiveHead, Origin};
 pub use pool::{Pool, PoolOptions, PoolStatistics, Priority, Ticket};
+use predict::judge;
 pub use predict::{Answer, Prediction, Prepared, Subject, Timings, classify, prepare};
 pub use registry::{HeadVersions, Registry, Snapshot, Target};
 pub use service::{Embedded, Engine, EngineOptions};

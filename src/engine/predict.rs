@@ -172,7 +172,8 @@ pub fn classify(by: Answerer, input: &[f32], mut timings: Timings) -> Result<Ans
     Ok(answer)
 }
 
-fn judge(by: Answerer, forward: Forward) -> Result<Answer, EngineError> {
+/// Lets the head of `by`, or the network's own classifier, answer what `forward` computed.
+pub(super) fn judge(by: Answerer, forward: Forward) -> Result<Answer, EngineError> {
     let (logits, probabilities, novelty, unknown) = if let Some(head) = &by.head {
         let said = head.head.predict(forward.embedding())?;
         (said.logits, said.probabilities, said.novelty, said.unknown)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::explain::Explainers;
 use super::{
     Answer, Answerer, EngineError, Pool, PoolOptions, PoolStatistics, Priority, Registry, Snapshot,
     Subject, Target, Ticket, Timings, classify, prepare,
@@ -23,6 +24,7 @@ pub struct EngineOptions {
 #[derive(Debug)]
 pub struct Engine {
     registry: Registry,
+    explainers: Explainers,
     pool: Pool,
     options: EngineOptions,
 }
@@ -45,7 +47,8 @@ impl Engine {
     /// When the system grants no more threads.
     pub fn start(snapshot: Snapshot, options: EngineOptions) -> std::io::Result<Self> {
         let pool = Pool::start(options.pool)?;
-        Ok(Self { registry: Registry::new(snapshot), pool, options })
+        let registry = Registry::new(snapshot);
+        Ok(Self { registry, explainers: Explainers::default(), pool, options })
     }
 
     /// What is loaded, and the way to change it.
@@ -61,6 +64,11 @@ impl Engine {
     /// Images of each priority that may wait.
     pub fn queue_capacity(&self) -> usize {
         self.options.pool.queue
+    }
+
+    /// Networks that were prepared for explaining.
+    pub(super) fn explainers(&self) -> &Explainers {
+        &self.explainers
     }
 
     /// What is refused before a pixel is allocated.

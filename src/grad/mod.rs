@@ -14,6 +14,7 @@ pub mod rules;
 mod table;
 mod tail;
 mod walk;
+mod weights;
 
 pub use error::GradError;
 pub use forward::evaluate;
@@ -22,3 +23,4 @@ pub use reverse::Reverse;
 pub use rule::{Kernel, Needs, Rule, Site, Unsupported, Values};
 pub use table::{Entry, State, TABLE, operator_of};
 pub use tail::{Tail, TailPlan};
+pub use weights::{Weight, replace_weight, weights};

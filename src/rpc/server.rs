@@ -15,7 +15,7 @@ use super::listener::connections;
 use super::meter::Meter;
 use super::open_inference::OpenInference;
 use super::services::{
-    BackboneManager, Device, Heads, Inference, Samples, Shared, Training, Unimplemented,
+    BackboneManager, Device, Explanations, Heads, Inference, Samples, Shared, Training,
 };
 use super::tonic_status;
 use crate::engine::BackboneKeeper;
@@ -143,7 +143,6 @@ impl Server {
             draining,
             maximum_message_bytes: options.maximum_message_bytes,
         };
-        let later = Unimplemented;
         let routes = Routes::new(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
@@ -154,7 +153,11 @@ impl Server {
                 options
             ))
             .add_service(limited!(DeviceServiceServer, Device::new(shared.clone()), options))
-            .add_service(limited!(ExplanationServiceServer, later, options))
+            .add_service(limited!(
+                ExplanationServiceServer,
+                Explanations::new(shared.clone()),
+                options
+            ))
             .add_service(limited!(SampleServiceServer, Samples::new(shared.clone()), options))
             .add_service(limited!(TrainingServiceServer, Training::new(shared.clone()), options))
             .add_service(limited!(HeadServiceServer, Heads::new(shared.clone()), options))

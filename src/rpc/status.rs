@@ -14,6 +14,8 @@ use super::convert::field::FieldError;
 use crate::backbones::{BackboneError, LabelError};
 use crate::engine::learning::LearningError;
 use crate::engine::{EngineError, KeeperError};
+use crate::explain::ExplainError;
+use crate::grad::GradError;
 use crate::graph::GraphError;
 use crate::heads::HeadError;
 use crate::proto::graft::Failure;
@@ -161,6 +163,7 @@ fn of_engine(error: EngineError, picture: &str) -> Problem {
         EngineError::Graph(error) => of_graph(&error),
         EngineError::Head(error) => of_head(&error),
         EngineError::Label(error) => of_label(&error),
+        EngineError::Explain(error) => of_explain(&error),
         EngineError::Unknown { .. } => Problem::new(Code::NotFound, "UNKNOWN_NAME", text),
         EngineError::NothingLoaded => Problem::new(Code::Unavailable, "NOTHING_LOADED", text),
         EngineError::NoClassifier(_) => {
@@ -331,6 +334,36 @@ fn of_head(error: &HeadError) -> Problem {
         HeadError::Label { .. } => Problem::new(Code::InvalidArgument, "LABEL", error.to_string()),
         HeadError::Format(_) => Problem::new(Code::InvalidArgument, "HEAD_FILE", error.to_string()),
         HeadError::Classes { .. } | HeadError::Inconsistent(_) => Problem::fault(error),
+    }
+}
+
+fn of_explain(error: &ExplainError) -> Problem {
+    let text = error.to_string();
+    match error {
+        ExplainError::BadClass(_)
+        | ExplainError::ClassRange { .. }
+        | ExplainError::UnknownLabel(_)
+        | ExplainError::AmbiguousLabel { .. } => {
+            Problem::new(Code::InvalidArgument, "CLASS", text).at("options.class")
+        }
+        ExplainError::NotSpatial { .. } => {
+            Problem::new(Code::InvalidArgument, "NOT_SPATIAL", text).at("options.layers")
+        }
+        ExplainError::Range { .. } => {
+            Problem::new(Code::InvalidArgument, "RANGE", text).at("options")
+        }
+        ExplainError::NoSpatialLayer => {
+            Problem::new(Code::FailedPrecondition, "NO_SPATIAL_LAYER", text)
+        }
+        ExplainError::NoClassifier => Problem::new(Code::FailedPrecondition, "NO_CLASSIFIER", text),
+        ExplainError::NotFinite(_) => Problem::new(Code::FailedPrecondition, "NOT_FINITE", text),
+        ExplainError::Gradient(GradError::Missing { .. }) => {
+            Problem::new(Code::Unimplemented, "GRADIENT_RULE", text)
+        }
+        ExplainError::Gradient(_) => Problem::fault(error),
+        ExplainError::Graph(error) => of_graph(error),
+        ExplainError::Head(error) => of_head(error),
+        ExplainError::Cancelled(_) => Problem::new(Code::Cancelled, "CANCELLED", text),
     }
 }
 

@@ -49,6 +49,10 @@ fn matrix_vector<T: Real>(
     } else if row == 1 && y_step == 1 {
         for j in 0..k {
             let factor = x[j * x_step];
+            // The seed of one class is zero but for one entry.
+            if factor == T::zero() {
+                continue;
+            }
             let column = &a[j * column..j * column + m];
             y[..m].iter_mut().zip(column).for_each(|(y, a)| *y += *a * factor);
         }

@@ -15,7 +15,8 @@ use crate::proto::graft::{
     PredictStreamResponse, StreamPolicy,
 };
 use crate::rpc::convert::answer::{embed_response, predict_response};
-use crate::rpc::convert::field::{Required, check_length};
+use crate::rpc::convert::explanation::{self, Explain};
+use crate::rpc::convert::field::{Required, Within, check_length};
 use crate::rpc::convert::request::{Embed, Predict};
 use crate::rpc::deadline;
 use crate::rpc::item_stream::{self, Limits, Policy};
@@ -43,7 +44,7 @@ impl Inference {
     ) -> Result<PredictResponse, RpcError> {
         let arrived = Instant::now();
         if request.explain.is_some() {
-            return Err(RpcError::NotYet("explain in the same call as predict"));
+            return self.answer_explained(request, deadline, arrived).await;
         }
         let Predict { subject, target, top_k } = request.try_into()?;
         let encoded = match &subject {
@@ -58,6 +59,33 @@ impl Inference {
             self.shared.learning.capture(&answer, &encoded);
         }
         Ok(predict_response(&answer, top_k, arrived))
+    }
+
+    /// Answers with a map, from the same forward run wherever that computes enough.
+    async fn answer_explained(
+        &self,
+        mut request: PredictRequest,
+        deadline: Option<Instant>,
+        arrived: Instant,
+    ) -> Result<PredictResponse, RpcError> {
+        let wanted: Explain =
+            request.explain.take().unwrap_or_default().try_into().within("explain")?;
+        let Predict { subject, target, top_k } = request.try_into()?;
+        let cancel = Cancel::with_deadline(deadline);
+        // A map that costs next to nothing comes as quickly as the prediction.
+        let cheap = wanted.options.is_cheap();
+        let priority = if cheap { Priority::Foreground } else { Priority::Background };
+        let options = wanted.options.clone();
+        let ticket = self.shared.engine.explain(priority, &target, subject, options, cancel)?;
+        let explained = ticket.await??;
+        let answer = &explained.answer;
+        self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
+        let mut response = predict_response(answer, top_k, arrived);
+        response.explanation = Some(explanation::explanation(&explained, &wanted)?);
+        if let Some(timings) = &mut response.timings {
+            timings.explain_ms = explained.elapsed.as_secs_f64() * 1e3;
+        }
+        Ok(response)
     }
 
     /// Answers one item of a stream; whatever goes wrong is that item's own failure.

@@ -3,19 +3,19 @@
 mod backbone;
 mod blocking;
 mod device;
+mod explanation;
 mod head;
 mod inference;
 mod sample;
 mod training;
-mod unimplemented;
 
 pub use backbone::BackboneManager;
 pub use device::Device;
+pub use explanation::Explanations;
 pub use head::Heads;
 pub use inference::Inference;
 pub use sample::Samples;
 pub use training::Training;
-pub use unimplemented::Unimplemented;
 
 use std::sync::Arc;
 

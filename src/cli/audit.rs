@@ -1,0 +1,154 @@
+//! `graftd audit`: does the network look at the objects or at their backgrounds?
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::explain::{Choice, draw, engine, run_all};
+use super::preprocessing::PreprocessingFlags;
+use super::{CliError, Global, Outcome, boxes, output};
+use crate::base::atomic;
+use crate::engine::{EngineError, Explained};
+use crate::explain::audit::{Audit as Findings, ClassAudit, Look};
+use crate::explain::sheet::{Tile, contact_sheet};
+use crate::terminal;
+use crate::vision::{BoundingBox, ColorMap, DEFAULT_STRENGTH};
+
+/// Images a class on the contact sheet, the most deviating first.
+const TILES: usize = 12;
+
+/// Explain a folder of photographs class by class.
+#[derive(Args, Debug)]
+pub(crate) struct Audit {
+    /// A folder of photographs; its sub-folders are the classes.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The backbone; default as the daemon chooses.
+    #[arg(long, value_name = "ID")]
+    backbone: Option<String>,
+    #[command(flatten)]
+    choice: Choice,
+    /// Where the objects are: a JSON list of {"file", "boxes": [[x0, y0, x1, y1], ...]}.
+    #[arg(long, value_name = "FILE")]
+    boxes: Option<PathBuf>,
+    /// Write a contact sheet, one HTML page that opens anywhere.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    preprocessing: PreprocessingFlags,
+    /// One JSON object a class.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Audit {
+    /// Runs the command.
+    pub(crate) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
+        let images = terminal::pictures(&[self.folder.to_string_lossy().into_owned()])?;
+        let known = self.boxes.as_deref().map(boxes::read).transpose()?.unwrap_or_default();
+        let engine = engine(global, self.backbone.as_deref(), &self.preprocessing)?;
+        let mut findings = Findings::default();
+        let mut tiles: Vec<Tile> = Vec::new();
+        let mut outcome = Outcome::Complete;
+        let options = self.choice.options();
+        run_all(
+            &engine,
+            images,
+            |_| options.clone(),
+            |image, explained| {
+                match explained {
+                    Ok(explained) => {
+                        let class = self.class_of(image);
+                        let look = look(image, &explained, known.of(image))?;
+                        if self.out.is_some() {
+                            tiles.push(tile(image, class.clone(), &explained)?);
+                        }
+                        findings.add(class, look);
+                    }
+                    Err(error) => {
+                        outcome = Outcome::SomeFailed;
+                        eprintln!("{}", output::failure(image, &error));
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        let classes = findings.finish();
+        for class in &classes {
+            self.print(class);
+        }
+        if let Some(file) = &self.out {
+            let title = format!("What the network looks at in {}", self.folder.display());
+            let shown = most_deviating(&classes, tiles);
+            let page = contact_sheet(&title, &classes, &shown).map_err(EngineError::from)?;
+            atomic::write(file, page.as_bytes()).map_err(|error| {
+                CliError::Other(format!("cannot write {}: {error}", file.display()))
+            })?;
+        }
+        Ok(outcome)
+    }
+
+    /// The sub-folder of an image; images beside the sub-folders are one class of the folder's name.
+    fn class_of(&self, image: &Path) -> String {
+        let parts = image.strip_prefix(&self.folder).unwrap_or(image);
+        let class = parts.parent().filter(|parent| parent.components().next().is_some());
+        let class = class.map(Path::as_os_str).or(self.folder.file_name());
+        class.unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn print(&self, class: &ClassAudit) {
+        let worst: Vec<&str> =
+            class.deviations.iter().take(3).map(|deviation| deviation.image.as_str()).collect();
+        if self.json {
+            let object = json!({
+                "class": class.class,
+                "images": class.images,
+                "without_evidence": class.without_evidence,
+                "border_energy": class.border_energy,
+                "outside_energy": class.outside_energy,
+                "deviating": worst,
+            });
+            println!("{object}");
+            return;
+        }
+        let outside = class.outside_energy.map_or_else(String::new, |share| {
+            format!(", {:.0} % outside the boxes", 100.0 * share)
+        });
+        println!(
+            "{:<24} {:>4} images, {} without evidence, {:.0} % of the energy at the border{outside}; \
+             look at {}",
+            class.class,
+            class.images,
+            class.without_evidence,
+            100.0 * class.border_energy,
+            worst.join(", ")
+        );
+    }
+}
+
+fn look(image: &Path, explained: &Explained, boxes: &[BoundingBox]) -> Result<Look, CliError> {
+    let truth = (!boxes.is_empty()).then_some((boxes, &explained.placement));
+    let name = image.to_string_lossy();
+    Ok(Look::new(name, &explained.explanation.map, truth).map_err(EngineError::from)?)
+}
+
+fn tile(image: &Path, class: String, explained: &Explained) -> Result<Tile, CliError> {
+    let name = match explained.labels.0.as_str() {
+        "" => format!("class {}", explained.explanation.score.class),
+        label => label.to_owned(),
+    };
+    let as_jpeg = Path::new("tile.jpg");
+    let overlay = draw(explained, ColorMap::Jet, DEFAULT_STRENGTH, as_jpeg)?;
+    Ok(Tile { class, image: image.to_string_lossy().into_owned(), caption: name, overlay })
+}
+
+/// The tiles that the sheet has room for.
+fn most_deviating(classes: &[ClassAudit], tiles: Vec<Tile>) -> Vec<Tile> {
+    let chosen = |tile: &Tile| {
+        classes.iter().filter(|class| class.class == tile.class).any(|class| {
+            class.deviations.iter().take(TILES).any(|deviation| deviation.image == tile.image)
+        })
+    };
+    tiles.into_iter().filter(chosen).collect()
+}

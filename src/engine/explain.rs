@@ -1,0 +1,170 @@
+//! An explanation beside its prediction, on one worker, with one forward run wherever that is
+//! possible.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{
+    Answer, Answerer, Engine, EngineError, Forward, Priority, Subject, Target, Ticket, Timings,
+    judge, prepare,
+};
+use crate::base::cancel::Cancel;
+use crate::base::digest::Digest;
+use crate::base::lru::Lru;
+use crate::explain::quality::{self, Quality, Truth};
+use crate::explain::{Demand, Explainer, Explanation, Judge, Method, Request, explain};
+use crate::vision::{BoundingBox, Picture, Placement};
+
+/// Bytes of weights that prepared explainers may hold beside the networks themselves.
+const EXPLAINER_BYTES: usize = 128 << 20;
+
+/// What is asked of an explanation.
+#[derive(Clone, Debug, Default)]
+pub struct ExplainOptions {
+    /// Method, class, evidence and so on.
+    pub request: Request,
+    /// Spatial layers by ONNX tensor name; the last one where empty.
+    pub layers: Vec<String>,
+    /// Whether the explanation's faith to the network is measured: about a hundred more runs.
+    pub quality: bool,
+    /// Where the object really is, on the photograph; may be empty.
+    pub boxes: Vec<BoundingBox>,
+}
+
+impl ExplainOptions {
+    /// Whether it takes at most a backward run beside the prediction.
+    pub fn is_cheap(&self) -> bool {
+        let method = self.request.method;
+        let runs_often = method.is_occlusion() || method == Method::SmoothGrad;
+        !runs_often && !self.request.flip_smoothing && !self.quality
+    }
+}
+
+/// A prediction and where the network looked for it.
+#[derive(Debug)]
+pub struct Explained {
+    /// The prediction.
+    pub answer: Answer,
+    /// The explanation.
+    pub explanation: Explanation,
+    /// Label of the class explained, and of the class that it is set against.
+    pub labels: (String, Option<String>),
+    /// The photograph; `None` for an input that came as a tensor.
+    pub picture: Option<Arc<Picture>>,
+    /// Where the input lies on the photograph; the input itself where it came as a tensor.
+    pub placement: Placement,
+    /// Measures, where asked for.
+    pub quality: Option<Quality>,
+    /// Time of everything after the forward run of the prediction.
+    pub elapsed: Duration,
+}
+
+/// Explainers that were prepared before.
+#[derive(Debug)]
+pub(super) struct Explainers(Lru<Key, Explainer>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    network: Digest,
+    size: usize,
+    layers: Vec<String>,
+    demand: Demand,
+    by_head: bool,
+}
+
+impl Default for Explainers {
+    fn default() -> Self {
+        Self(Lru::new(EXPLAINER_BYTES))
+    }
+}
+
+impl Explainers {
+    fn get(&self, by: &Answerer, options: &ExplainOptions) -> Result<Arc<Explainer>, EngineError> {
+        let network = &by.backbone.network;
+        let key = Key {
+            network: network.digest(),
+            size: network.input().size,
+            layers: options.layers.clone(),
+            demand: Demand::of(options.request.method),
+            by_head: by.head.is_some(),
+        };
+        let made = self.0.get_or_make(&key, || {
+            let explainer = Explainer::new(network, &key.layers, key.demand, key.by_head)?;
+            // The graph's weights are shared with nobody, so each explainer counts at least a bit.
+            let bytes = explainer.weight_bytes() + (1 << 20);
+            Ok::<_, EngineError>((explainer, bytes))
+        })?;
+        Ok(made)
+    }
+}
+
+impl Engine {
+    /// Classifies one image and explains the answer. Explanations are background work unless a
+    /// prediction brings along a cheap one: they never hold the last idle worker.
+    ///
+    /// # Errors
+    /// As [`Engine::predict`], and those of [`explain`].
+    pub fn explain(
+        self: &Arc<Self>,
+        priority: Priority,
+        target: &Target,
+        subject: Subject,
+        options: ExplainOptions,
+        cancel: Cancel,
+    ) -> Result<Ticket<Result<Explained, EngineError>>, EngineError> {
+        options.request.check()?;
+        let by = self.registry().snapshot().resolve(target)?;
+        let engine = Arc::clone(self);
+        self.run(priority, cancel, move |cancel, timings| {
+            explain_one(&engine, by, subject, &options, cancel, timings)
+        })
+    }
+}
+
+fn explain_one(
+    engine: &Engine,
+    by: Answerer,
+    subject: Subject,
+    options: &ExplainOptions,
+    cancel: &Cancel,
+    mut timings: Timings,
+) -> Result<Explained, EngineError> {
+    let prepared = prepare(&by, subject, &engine.limits(), cancel, &mut timings)?;
+    let explainer = engine.explainers().get(&by, options)?;
+    let network = &by.backbone.network;
+    let began = Instant::now();
+    let forward = explainer.forward(network, &prepared.tensor)?;
+    timings.inference = began.elapsed();
+    let began = Instant::now();
+    let mut answer = judge(by.clone(), Forward::of_classifier(forward.classifier_outputs()))?;
+    timings.head = began.elapsed();
+    answer.timings = timings;
+
+    let began = Instant::now();
+    let labels = labels(&by, answer.logits.len());
+    let names: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let head = by.head.as_deref().map(|live| &live.head);
+    let judge = Judge { head, labels: &names };
+    let (input, request) = (&prepared.tensor[..], &options.request);
+    let explanation = explain(&explainer, network, input, Some(forward), &judge, request, cancel)?;
+    let size = network.input().size;
+    let placement = prepared.placement.unwrap_or_else(|| Placement::identity(size as u32));
+    let truth = (!options.boxes.is_empty())
+        .then_some(Truth { boxes: &options.boxes, placement: &placement });
+    let measure =
+        || quality::measure(&explainer, network, input, &judge, &explanation, truth, cancel);
+    let quality = options.quality.then(measure).transpose()?;
+    let label = |index: usize| labels.get(index).cloned().unwrap_or_default();
+    let labels = (label(explanation.score.class), explanation.score.against.map(label));
+    let elapsed = began.elapsed();
+    let picture = prepared.picture;
+    Ok(Explained { answer, explanation, labels, picture, placement, quality, elapsed })
+}
+
+/// Labels of all classes of what answers.
+fn labels(by: &Answerer, classes: usize) -> Vec<String> {
+    match &by.head {
+        Some(live) => live.head.classes().to_vec(),
+        None => (0..classes).map(|index| by.backbone.labels.get(index).text).collect(),
+    }
+}

@@ -1,0 +1,62 @@
+//! The constants that a network has learnt, as places in its graph.
+
+use std::sync::Arc;
+
+use tract_onnx::prelude::{Datum, OutletId, Tensor, TractResult, TypedFact, TypedModel};
+use tract_onnx::tract_core::ops::konst::Const;
+
+use super::error::GradError;
+use super::reverse::{constant, graph_error};
+use super::table::operator_of;
+
+/// A weight: the kernel of a convolution or the matrix of a linear layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weight {
+    /// The node that multiplies with it.
+    pub node: String,
+    /// The constant.
+    pub outlet: OutletId,
+}
+
+/// All weights of the graph in the order in which they are used.
+pub fn weights(model: &TypedModel) -> Vec<Weight> {
+    let mut found: Vec<Weight> = Vec::new();
+    for id in model.eval_order().unwrap_or_default() {
+        let node = model.node(id);
+        if !matches!(operator_of(node.op.as_ref()).as_str(), "Conv" | "EinSum") {
+            continue;
+        }
+        // A convolution's third input is its bias.
+        for outlet in node.inputs.iter().take(2) {
+            let learnt = constant(model, *outlet)
+                .is_some_and(|tensor| tensor.datum_type() == f32::datum_type() && tensor.len() > 1);
+            if learnt && found.iter().all(|weight| weight.outlet != *outlet) {
+                found.push(Weight { node: node.name.clone(), outlet: *outlet });
+            }
+        }
+    }
+    found
+}
+
+/// Gives the constant at `outlet` other values, in its own order.
+///
+/// # Errors
+/// [`GradError::Values`] where the outlet is no f32 constant of as many values.
+pub fn replace_weight(
+    model: &mut TypedModel,
+    outlet: OutletId,
+    values: &[f32],
+) -> Result<(), GradError> {
+    let Some(old) = constant(model, outlet) else {
+        return Err(GradError::Values(format!("outlet {outlet:?} is no constant")));
+    };
+    let replace = |model: &mut TypedModel| -> TractResult<()> {
+        let tensor: Arc<Tensor> = Tensor::from_shape(old.shape(), values)?.into();
+        let node = &mut model.nodes[outlet.node];
+        node.op = Box::new(Const::new(tensor.clone())?);
+        node.outputs[outlet.slot].fact = TypedFact::try_from(tensor)?;
+        Ok(())
+    };
+    let name = model.node(outlet.node).name.clone();
+    replace(model).map_err(|error| graph_error(&name, &error))
+}

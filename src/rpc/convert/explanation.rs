@@ -1,0 +1,306 @@
+//! Explanations: what is asked for, and where the network looked.
+
+use std::time::Instant;
+
+use super::answer::{self, novelty};
+use super::field::{FieldError, check_length, ranged};
+use super::head;
+use crate::engine::EngineError;
+use crate::engine::{ExplainOptions, Explained};
+use crate::explain::{Evidence, Explanation, Method, Request, Scaling, ScoreKind, SmoothGrad};
+use crate::proto::graft::{
+    self, Box as ProtoBox, ExplainMethod, ExplainResponse, ExplainedClass, ExplanationQuality,
+    MapScaling, OverlayFormat, PhotographMap, Point, Prediction,
+};
+use crate::rpc::status::RpcError;
+use crate::vision::{
+    BoundingBox, ColorMap, DEFAULT_STRENGTH, HeatMap, ImageFormat, VisionError, encode, overlay,
+};
+
+const MAXIMUM_LAYERS: usize = 16;
+const MAXIMUM_BOXES: usize = 100;
+const MAXIMUM_CLASS: usize = 500;
+
+/// What is explained, and what of it is wanted back.
+#[derive(Debug, Default)]
+pub struct Explain {
+    /// For the engine.
+    pub options: ExplainOptions,
+    /// How the photograph with the map is wanted, if it is.
+    pub overlay: Option<Overlay>,
+    /// Whether the map at the photograph's size is wanted.
+    pub photograph_map: bool,
+}
+
+/// How a map is laid over its photograph.
+#[derive(Clone, Copy, Debug)]
+pub struct Overlay {
+    format: ImageFormat,
+    colors: ColorMap,
+    strength: f32,
+}
+
+impl TryFrom<graft::ExplainOptions> for Explain {
+    type Error = FieldError;
+
+    fn try_from(options: graft::ExplainOptions) -> Result<Self, FieldError> {
+        check_length("class", &options.class, MAXIMUM_CLASS)?;
+        let class = options.class.parse().map_err(|error| FieldError::new("class", error))?;
+        if options.layers.len() > MAXIMUM_LAYERS {
+            return Err(FieldError::new("layers", "must be at most 16"));
+        }
+        if options.true_boxes.len() > MAXIMUM_BOXES {
+            return Err(FieldError::new("true_boxes", "must be at most 100"));
+        }
+        let SmoothGrad { samples, noise } = SmoothGrad::default();
+        let defaults = Request::default();
+        let channels = match options.channels {
+            None => None,
+            Some(_) => Some(ranged("channels", options.channels, 1..=10_000, 1)? as usize),
+        };
+        let request = Request {
+            method: method(options.method()),
+            class,
+            score_kind: match options.score_kind() {
+                graft::ScoreKind::Unspecified | graft::ScoreKind::Logit => ScoreKind::Logit,
+                graft::ScoreKind::Probability => ScoreKind::Probability,
+            },
+            evidence: match options.evidence() {
+                graft::Evidence::Unspecified | graft::Evidence::For => Evidence::For,
+                graft::Evidence::Against => Evidence::Against,
+                graft::Evidence::Signed => Evidence::Signed,
+            },
+            scaling: match options.scaling() {
+                MapScaling::Unspecified | MapScaling::Maximum => Scaling::Maximum,
+                MapScaling::MinimumToMaximum => Scaling::MinimumToMaximum,
+            },
+            flip_smoothing: options.flip_smoothing,
+            eigen_smoothing: options.eigen_smoothing,
+            smooth_grad: SmoothGrad {
+                samples: ranged(
+                    "smoothgrad_samples",
+                    options.smoothgrad_samples,
+                    1..=Request::MAX_SAMPLES,
+                    samples,
+                )?,
+                noise: share("smoothgrad_noise", options.smoothgrad_noise, noise)?,
+            },
+            channels,
+            seed: options.seed,
+            box_threshold: share("box_threshold", options.box_threshold, defaults.box_threshold)?,
+        };
+        let overlay = options.overlay.map(Overlay::try_from).transpose();
+        Ok(Self {
+            overlay: overlay.map_err(|error| error.within("overlay"))?,
+            photograph_map: options.photograph_map,
+            options: ExplainOptions {
+                request,
+                layers: options.layers,
+                quality: options.quality,
+                boxes: options.true_boxes.iter().map(bounding_box).collect(),
+            },
+        })
+    }
+}
+
+/// A number above 0 up to 1.
+fn share(name: &str, value: Option<f32>, default: f32) -> Result<f32, FieldError> {
+    match value {
+        None => Ok(default),
+        Some(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        Some(value) => Err(FieldError::new(name, format!("must be above 0 up to 1, not {value}"))),
+    }
+}
+
+impl TryFrom<graft::OverlayOptions> for Overlay {
+    type Error = FieldError;
+
+    fn try_from(options: graft::OverlayOptions) -> Result<Self, FieldError> {
+        let format = match options.format() {
+            OverlayFormat::Unspecified | OverlayFormat::Jpeg => ImageFormat::Jpeg { quality: 90 },
+            OverlayFormat::Png => ImageFormat::Png,
+        };
+        let colors = match options.color_map() {
+            graft::ColorMap::Unspecified | graft::ColorMap::Jet => ColorMap::Jet,
+            graft::ColorMap::Turbo => ColorMap::Turbo,
+            graft::ColorMap::Viridis => ColorMap::Viridis,
+            graft::ColorMap::Inferno => ColorMap::Inferno,
+            graft::ColorMap::Magma => ColorMap::Magma,
+            graft::ColorMap::Grey => ColorMap::Grey,
+        };
+        let strength = ranged("strength", options.strength, 0.0..=1.0, DEFAULT_STRENGTH)?;
+        Ok(Self { format, colors, strength })
+    }
+}
+
+fn method(method: ExplainMethod) -> Method {
+    match method {
+        ExplainMethod::Unspecified | ExplainMethod::GradCam => Method::GradCam,
+        ExplainMethod::GradCamPlusPlus => Method::GradCamPlusPlus,
+        ExplainMethod::HiResCam => Method::HiResCam,
+        ExplainMethod::XGradCam => Method::XGradCam,
+        ExplainMethod::LayerCam => Method::LayerCam,
+        ExplainMethod::EigenCam => Method::EigenCam,
+        ExplainMethod::ScoreCam => Method::ScoreCam,
+        ExplainMethod::AblationCam => Method::AblationCam,
+        ExplainMethod::InputGradient => Method::InputGradient,
+        ExplainMethod::SmoothGrad => Method::SmoothGrad,
+    }
+}
+
+impl From<Method> for ExplainMethod {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::GradCam => Self::GradCam,
+            Method::GradCamPlusPlus => Self::GradCamPlusPlus,
+            Method::HiResCam => Self::HiResCam,
+            Method::XGradCam => Self::XGradCam,
+            Method::LayerCam => Self::LayerCam,
+            Method::EigenCam => Self::EigenCam,
+            Method::ScoreCam => Self::ScoreCam,
+            Method::AblationCam => Self::AblationCam,
+            Method::InputGradient => Self::InputGradient,
+            Method::SmoothGrad => Self::SmoothGrad,
+        }
+    }
+}
+
+fn bounding_box(area: &ProtoBox) -> BoundingBox {
+    BoundingBox { x0: area.x0, y0: area.y0, x1: area.x1, y1: area.y1 }
+}
+
+/// The answer to an explain request.
+///
+/// # Errors
+/// Where the overlay cannot be drawn.
+pub fn explain_response(
+    explained: &Explained,
+    wanted: &Explain,
+    top_k: usize,
+    arrived: Instant,
+) -> Result<ExplainResponse, RpcError> {
+    let answer = &explained.answer;
+    let mut timings = answer::timings(&answer.timings, arrived);
+    timings.explain_ms = explained.elapsed.as_secs_f64() * 1e3;
+    Ok(ExplainResponse {
+        backbone: answer.by.backbone.name.to_string(),
+        head: answer.by.head.as_deref().map(head::answering),
+        explanation: Some(explanation(explained, wanted)?),
+        predictions: answer.top(top_k).into_iter().map(Prediction::from).collect(),
+        novelty: novelty(answer),
+        timings: Some(timings),
+    })
+}
+
+/// Where the network looked.
+///
+/// # Errors
+/// Where the overlay cannot be drawn.
+pub fn explanation(
+    explained: &Explained,
+    wanted: &Explain,
+) -> Result<graft::Explanation, RpcError> {
+    let Explained { answer, explanation, labels, placement, .. } = explained;
+    let Explanation { method, layers, score, map, region, .. } = explanation;
+    let class = |index: usize, label: &str| ExplainedClass {
+        index: index as u32,
+        label: label.to_owned(),
+        logit: answer.logits[index],
+        probability: answer.probabilities[index],
+    };
+    let against = score.against.map(|index| class(index, labels.1.as_deref().unwrap_or("")));
+    let heat = HeatMap::new(map.height, map.width, &map.values).map_err(EngineError::from)?;
+    Ok(graft::Explanation {
+        method: ExplainMethod::from(*method).into(),
+        score_kind: match score.kind {
+            ScoreKind::Logit => graft::ScoreKind::Logit,
+            ScoreKind::Probability => graft::ScoreKind::Probability,
+        }
+        .into(),
+        layers: layers.clone(),
+        class: Some(class(score.class, &labels.0)),
+        against,
+        height: map.height as u32,
+        width: map.width as u32,
+        map: map.values.clone(),
+        raw: map.raw.clone(),
+        has_positive_evidence: map.has_positive_evidence(),
+        r#box: region.map(|region| {
+            let BoundingBox { x0, y0, x1, y1 } = placement.box_to_picture(region.bounds);
+            ProtoBox { x0, y0, x1, y1 }
+        }),
+        peak: region.map(|region| {
+            let (x, y) = placement.to_picture(region.peak.0.into(), region.peak.1.into());
+            Point { x: x as f32, y: y as f32 }
+        }),
+        box_energy: region.map_or(0.0, |region| region.energy),
+        photograph_map: wanted.photograph_map.then(|| photograph_map(explained, &heat)),
+        overlay: draw(explained, wanted, &heat).map_err(EngineError::from)?.into(),
+        quality: explained.quality.as_ref().map(|quality| ExplanationQuality {
+            insertion: quality.insertion,
+            deletion: quality.deletion,
+            average_drop: quality.average_drop,
+            pointing_hit: quality.pointing_hit,
+            true_box_energy: quality.true_box_energy,
+        }),
+    })
+}
+
+fn photograph_map(explained: &Explained, heat: &HeatMap<'_>) -> PhotographMap {
+    let signed = explained.explanation.map.values.iter().any(|value| *value < 0.0);
+    let byte = |value: f32| {
+        let share = if signed { f32::midpoint(value, 1.0) } else { value };
+        (share.clamp(0.0, 1.0) * 255.0).round() as u8
+    };
+    let (width, height) = explained.placement.picture_size();
+    let values = explained.placement.map_to_picture(heat).into_iter().map(byte).collect();
+    PhotographMap { height, width, values }
+}
+
+fn draw(
+    explained: &Explained,
+    wanted: &Explain,
+    heat: &HeatMap<'_>,
+) -> Result<Vec<u8>, VisionError> {
+    let (Some(Overlay { format, colors, strength }), Some(picture)) =
+        (wanted.overlay, &explained.picture)
+    else {
+        return Ok(Vec::new());
+    };
+    encode(&overlay(picture, heat, &explained.placement, colors, strength)?, format)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converted(options: graft::ExplainOptions) -> Result<Explain, FieldError> {
+        options.try_into()
+    }
+
+    #[test]
+    fn an_empty_message_asks_for_grad_cam_of_the_most_probable_class() {
+        let wanted = converted(graft::ExplainOptions::default()).unwrap();
+        assert_eq!(wanted.options.request, Request::default());
+        assert!(wanted.options.layers.is_empty() && wanted.overlay.is_none());
+    }
+
+    #[test]
+    fn absurd_numbers_are_refused_by_the_path_of_their_field() {
+        let with = |change: fn(&mut graft::ExplainOptions)| {
+            let mut options = graft::ExplainOptions::default();
+            change(&mut options);
+            converted(options).unwrap_err().path().to_owned()
+        };
+        assert_eq!(with(|o| o.class = "tabby".into()), "class");
+        assert_eq!(with(|o| o.smoothgrad_samples = Some(1_000_000)), "smoothgrad_samples");
+        assert_eq!(with(|o| o.smoothgrad_noise = Some(f32::NAN)), "smoothgrad_noise");
+        assert_eq!(with(|o| o.box_threshold = Some(0.0)), "box_threshold");
+        assert_eq!(with(|o| o.channels = Some(0)), "channels");
+        assert_eq!(with(|o| o.layers = vec![String::new(); 17]), "layers");
+        let strength = |o: &mut graft::ExplainOptions| {
+            o.overlay = Some(graft::OverlayOptions { strength: Some(2.0), ..Default::default() });
+        };
+        assert_eq!(with(strength), "overlay.strength");
+    }
+}

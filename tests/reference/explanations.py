@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Raw maps of pytorch-grad-cam, before its scaling, as a fixture for `cargo test --test explanations`.
+
+Three photographs x six networks x every method that the library has (Score-CAM on four of them), at
+the last feature map; some with eigen smoothing; and the Keras tutorial's recipe (probability, mean of gradients, channel
+mean) by autograd. With --time also the time of its Grad-CAM on one thread.
+
+    python3 tests/reference/explanations.py --assets ../shared/assets
+"""
+
+import argparse
+import json
+import pathlib
+import time
+import tomllib
+
+import numpy as np
+import torch
+from pytorch_grad_cam import (AblationCAM, EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM,
+                              ScoreCAM, XGradCAM)
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+from gradients import reference_input
+from torch_network import OnnxNetwork
+
+HERE = pathlib.Path(__file__).parent
+# Their last feature maps end in a rectifier: pytorch-grad-cam ablates to zero only where the least
+# activation is zero (elsewhere to -1e7, against the paper).
+NETWORKS = ["resnet20-cifar10", "person-mobilenet-v1-0.25-96", "mobilenet-v1-0.25-128",
+            "regnetx-200mf", "mobilenet-v2", "googlenet"]
+# Their thousand channels cost Score-CAM a thousand runs a photograph.
+WITHOUT_SCORE_CAM = ["mobilenet-v2", "googlenet"]
+METHODS = {
+    "grad-cam": GradCAM, "grad-cam++": GradCAMPlusPlus, "hires-cam": HiResCAM,
+    "xgrad-cam": XGradCAM, "layer-cam": LayerCAM, "eigen-cam": EigenCAM,
+    "score-cam": ScoreCAM, "ablation-cam": AblationCAM,
+}
+
+
+def raw_map(method, network, layer, x, index, eigen_smooth=False):
+    """What `get_cam_image` returns: the library's map before rectification and scaling."""
+    kept = {}
+    with method(model=network, target_layers=[network.layer(layer)]) as cam:
+        original = cam.get_cam_image
+
+        def keep(*arguments, **named):
+            kept["raw"] = original(*arguments, **named)
+            return kept["raw"]
+
+        cam.get_cam_image = keep
+        cam(input_tensor=x, targets=[ClassifierOutputTarget(index)], eigen_smooth=eigen_smooth)
+    return kept["raw"][0]
+
+
+def keras_recipe(network, layer, x, index):
+    """https://keras.io/examples/vision/grad_cam: mean over channels of pooled gradient x map."""
+    logits = network(x)
+    probability = torch.softmax(logits, 1)[0, index]
+    map_ = network.values[layer]
+    gradient = torch.autograd.grad(probability, map_)[0]
+    heat = (gradient.mean((0, 2, 3))[None, :, None, None] * map_).mean(1)[0]
+    heat = torch.clamp(heat, min=0) / heat.max()
+    return heat.detach().numpy()
+
+
+def numbers(array):
+    return [float(f"{value:.7g}") for value in np.asarray(array, np.float64).reshape(-1)]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--assets", type=pathlib.Path, required=True)
+    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--only", choices=NETWORKS, nargs="+", default=NETWORKS,
+                        help="renew these and keep the others")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    models = tomllib.loads((options.assets / "models.toml").read_text())["model"]
+    fixture = HERE / "explanations.json"
+    result = json.loads(fixture.read_text()) if fixture.exists() else {}
+    for model in sorted((m for m in models if m["id"] in options.only),
+                        key=lambda m: NETWORKS.index(m["id"])):
+        network = OnnxNetwork(options.assets / model["file"])
+        layer = model["feature_map"]
+        photographs = []
+        for x in reference_input(options.assets, model).split(1):
+            index = int(network(x)[0].argmax())
+            skipped = "score-cam" if model["id"] in WITHOUT_SCORE_CAM else None
+            maps = {name: raw_map(m, network, layer, x, index)
+                    for name, m in METHODS.items() if name != skipped}
+            smooth = {name: raw_map(METHODS[name], network, layer, x, index, True)
+                      for name in ("grad-cam", "hires-cam")}
+            keras = keras_recipe(network, layer, x, index)
+            height, width = maps["grad-cam"].shape
+            photographs.append({
+                "class": index, "height": height, "width": width,
+                "raw": {name: numbers(m) for name, m in maps.items()},
+                "eigen_smoothing": {name: numbers(m) for name, m in smooth.items()},
+                "keras": numbers(keras),
+            })
+        result[model["id"]] = {"layer": layer, "photographs": photographs}
+        print(model["id"], [p["class"] for p in photographs], flush=True)
+        if options.time and model["id"] == "mobilenet-v2":
+            print("grad-cam, one thread:", measure(network, layer, x, index))
+        fixture.write_text(json.dumps(result, separators=(",", ":")) + "\n")
+
+
+def measure(network, layer, x, index):
+    cam = GradCAM(model=network, target_layers=[network.layer(layer)])
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        cam(input_tensor=x, targets=[ClassifierOutputTarget(index)])
+        times.append(1000 * (time.perf_counter() - began))
+    return f"{np.median(times):.1f} ms"
+
+
+if __name__ == "__main__":
+    main()
