@@ -24,6 +24,8 @@ pub mod novelty;
 pub mod perceptron;
 pub mod prototypes;
 mod recipe;
+#[cfg(test)]
+mod reference;
 pub mod report;
 mod rows;
 mod samples;
