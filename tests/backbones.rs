@@ -50,7 +50,7 @@ async fn a_backbone_on_the_device_is_loaded_unloaded_and_deleted() {
 
     let unloaded = client.unload_backbone("extra").await.unwrap().unwrap();
     assert_eq!(unloaded.state(), BackboneState::Unloaded);
-    assert!(predict(&client, "extra").await.is_err());
+    assert_eq!(predict(&client, "extra").await.unwrap_err().kind, ErrorKind::Unavailable);
 
     client.delete_backbone("extra").await.unwrap();
     assert_eq!(client.load_backbone("extra").await.unwrap_err().kind, ErrorKind::NotFound);

@@ -35,6 +35,9 @@ pub enum EngineError {
         /// What there is instead, as a sentence.
         known: String,
     },
+    /// The backbone is on the device, but not in memory.
+    #[error("backbone {0:?} is not loaded; load it with `graftctl backbones load {0}`")]
+    NotLoaded(String),
     /// The request names nothing and there is nothing to fall back on.
     #[error("no backbone is loaded; add one with `graftd models add` or `graftd models pull`")]
     NothingLoaded,

@@ -111,6 +111,7 @@ impl BackboneKeeper {
         self.folder.set_enabled(id, true)?;
         self.publish(|snapshot| {
             snapshot.backbones.insert(id.clone(), live);
+            snapshot.unloaded.remove(id);
         });
         self.get(id)
     }
@@ -125,6 +126,7 @@ impl BackboneKeeper {
         self.folder.set_enabled(id, false)?;
         self.publish(|snapshot| {
             snapshot.backbones.remove(id);
+            snapshot.unloaded.insert(id.clone());
         });
         self.get(id)
     }
@@ -148,6 +150,7 @@ impl BackboneKeeper {
         self.folder.remove(id)?;
         self.publish(|snapshot| {
             snapshot.backbones.remove(id);
+            snapshot.unloaded.remove(id);
         });
         Ok(())
     }

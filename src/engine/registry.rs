@@ -3,7 +3,7 @@
 //! Whoever loads, unloads or replaces something makes a new snapshot and publishes it; a running
 //! request goes on with the one it began with, so nothing is ever pulled from under it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -34,6 +34,8 @@ pub enum Target {
 pub struct Snapshot {
     /// Loaded backbones by name.
     pub backbones: BTreeMap<Name, Arc<LiveBackbone>>,
+    /// Backbones that are on the device but not loaded.
+    pub unloaded: BTreeSet<Name>,
     /// Loaded heads by name.
     pub heads: BTreeMap<Name, HeadVersions>,
     /// What answers a request that names nothing, where configured: a backbone or a head.
@@ -118,7 +120,13 @@ impl Snapshot {
 
     fn backbone(&self, name: &str) -> Result<Answerer, EngineError> {
         let found = self.backbones.get(name).map(Arc::clone);
-        let backbone = found.ok_or_else(|| unknown("backbone", name, self.backbones.keys()))?;
+        let backbone = found.ok_or_else(|| {
+            if self.unloaded.contains(name) {
+                EngineError::NotLoaded(name.to_owned())
+            } else {
+                unknown("backbone", name, self.backbones.keys())
+            }
+        })?;
         Ok(Answerer { backbone, head: None })
     }
 

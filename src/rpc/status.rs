@@ -165,6 +165,7 @@ fn of_engine(error: EngineError, picture: &str) -> Problem {
         EngineError::Label(error) => of_label(&error),
         EngineError::Explain(error) => of_explain(&error),
         EngineError::Unknown { .. } => Problem::new(Code::NotFound, "UNKNOWN_NAME", text),
+        EngineError::NotLoaded(_) => Problem::new(Code::Unavailable, "NOT_LOADED", text),
         EngineError::NothingLoaded => Problem::new(Code::Unavailable, "NOTHING_LOADED", text),
         EngineError::NoClassifier(_) => {
             Problem::new(Code::FailedPrecondition, "NO_CLASSIFIER", text)

@@ -1,0 +1,103 @@
+//! `graftctl` as a user runs it, against a daemon.
+
+mod common;
+
+use std::process::{Command, Output};
+
+use common::daemon::{Daemon, photograph, reference};
+use serde_json::Value;
+
+/// Runs `graftctl` with the daemon as its target; the runtime goes on serving meanwhile.
+async fn graftctl(daemon: &Daemon, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_graftctl"));
+    command.env("GRAFTCTL_TARGET", &daemon.address).args(arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// Standard output, which must be one JSON object a line.
+fn objects(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn predict_prints_an_object_a_picture_in_order_and_fails_if_one_failed() {
+    let daemon = Daemon::start().await;
+    let picture = |name: &str| reference(&format!("pixels/{name}")).display().to_string();
+    let [one, gone, two] = ["baseline.jpg", "gone.jpg", "grey.png"].map(picture);
+    let output = graftctl(&daemon, &["predict", &one, &gone, &two, "--json", "--top-k", "2"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let objects = objects(&output);
+    let images: Vec<&str> =
+        objects.iter().map(|object| object["image"].as_str().unwrap()).collect();
+    assert_eq!(images, [&one, &gone, &two]);
+    let keys: Vec<&String> = objects[0].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["image", "backbone", "predictions", "timings_ms"]);
+    assert_eq!(objects[0]["predictions"].as_array().unwrap().len(), 2);
+    let best = objects[0]["predictions"][0].as_object().unwrap();
+    assert_eq!(best.keys().collect::<Vec<_>>(), ["index", "id", "label", "probability", "logit"]);
+    assert_eq!(objects[1]["error"]["code"], "NOT_FOUND");
+
+    let output = graftctl(&daemon, &["predict", &one, &two]).await;
+    assert!(output.status.success());
+    assert!(text(&output).contains("baseline.jpg") && text(&output).contains(" %"));
+}
+
+#[tokio::test]
+async fn a_folder_is_embedded_with_many_pictures_at_a_time() {
+    let daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..20 {
+        std::fs::write(folder.path().join(format!("{index:02}.jpg")), photograph()).unwrap();
+    }
+    let folder = folder.path().to_str().unwrap();
+    // More at a time than the queue holds: what is refused is sent again.
+    let output = graftctl(&daemon, &["embed", folder, "--json", "--concurrency", "8"]).await;
+    assert!(output.status.success(), "{output:?}");
+    let objects = objects(&output);
+    assert_eq!(objects.len(), 20);
+    for (index, object) in objects.iter().enumerate() {
+        assert!(object["image"].as_str().unwrap().ends_with(&format!("{index:02}.jpg")));
+        assert_eq!(object["embedding"].as_array().unwrap().len(), 12);
+    }
+}
+
+#[tokio::test]
+async fn watch_answers_what_is_in_the_folder_and_ends_after_the_count() {
+    let daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("new.jpg"), photograph()).unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let arguments = ["watch", folder, "--existing", "--count", "1", "--interval", "10", "--json"];
+    let output = graftctl(&daemon, &arguments).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(objects(&output)[0]["backbone"], "logits");
+}
+
+#[tokio::test]
+async fn backbones_and_device_are_told_to_people_and_programs() {
+    let daemon = Daemon::start().await;
+    let listed = objects(&graftctl(&daemon, &["backbones", "--json"]).await);
+    let ids: Vec<&Value> = listed.iter().map(|object| &object["id"]).collect();
+    assert_eq!(ids, ["features", "logits", "softmax"]);
+    assert!(text(&graftctl(&daemon, &["backbones", "show", "logits"]).await).contains("relu2"));
+    let device = objects(&graftctl(&daemon, &["device", "--json"]).await);
+    assert_eq!(device[0]["workers"], 1);
+    assert!(text(&graftctl(&daemon, &["device"]).await).contains("memory"));
+}
+
+#[tokio::test]
+async fn a_device_that_cannot_be_reached_is_an_error_that_says_what_to_do() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_graftctl"));
+    let output = command.args(["--target", &address, "device"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains(&address) && message.contains("running"), "{message}");
+}
