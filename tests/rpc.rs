@@ -329,5 +329,5 @@ async fn backbones_are_listed_and_described_with_their_layers() {
     assert_eq!((layer.shape.as_slice(), layer.spatial, layer.waist), (&[12, 4, 4][..], true, true));
     let error = client.get_backbone("nothing").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
-    assert!(error.message.contains("features, logits, softmax"), "{error}");
+    assert!(error.message.contains("no backbone nothing"), "{error}");
 }

@@ -137,12 +137,16 @@ impl Backbones {
                 backbone.class_count.to_string(),
                 backbone.embedding_width.to_string(),
                 side.to_string(),
-                output::bytes(backbone.size_bytes),
+                if backbone.size_bytes > 0 {
+                    output::bytes(backbone.size_bytes)
+                } else {
+                    String::new()
+                },
                 if backbone.default { "yes".to_owned() } else { String::new() },
             ]);
         }
         output::align_right(&mut table, &[2, 3, 4, 5]);
-        output::line(table);
+        output::print_table(&table);
     }
 
     fn one(&self, backbone: Option<&Backbone>) {
@@ -166,7 +170,7 @@ impl Backbones {
             let shape = layer.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
             table.add_row([layer.name.clone(), layer.operator.clone(), shape, notes(layer)]);
         }
-        output::line(table);
+        output::print_table(&table);
         Ok(())
     }
 }

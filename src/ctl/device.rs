@@ -122,5 +122,5 @@ fn print_text(device: &GetDeviceResponse, statistics: &GetStatisticsResponse) {
             format!("median {:.1} ms, p99 {:.1} ms", backbone.median_ms, backbone.p99_ms),
         );
     }
-    output::line(table);
+    output::print_table(&table);
 }

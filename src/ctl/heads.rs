@@ -163,7 +163,7 @@ impl Heads {
             ]);
         }
         output::align_right(&mut table, &[3]);
-        output::line(table);
+        output::print_table(&table);
     }
 
     fn versions(&self, head: Option<&Head>) {
@@ -189,7 +189,7 @@ impl Heads {
             ]);
         }
         output::align_right(&mut table, &[2, 4, 5]);
-        output::line(table);
+        output::print_table(&table);
     }
 }
 

@@ -33,11 +33,19 @@ pub fn failure(path: &Path, error: &ClientError, json: bool) {
     }
 }
 
-/// A table without frame lines, its columns named by `header`.
+/// A table without frame lines, its columns named by `header` unless that is empty.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header);
+    table.load_preset(presets::NOTHING);
+    if !header.is_empty() {
+        table.set_header(header);
+    }
     table
+}
+
+/// Prints a table.
+pub fn print_table(table: &Table) {
+    line(table.trim_fmt());
 }
 
 /// Aligns the given columns of `table` to the right, as numbers are.

@@ -152,7 +152,7 @@ impl Samples {
             ]);
         }
         output::align_right(&mut table, &[1, 2, 3, 4]);
-        output::line(table);
+        output::print_table(&table);
     }
 
     async fn list(&self, client: &Client, filter: SampleFilter) -> Result<(), ClientError> {

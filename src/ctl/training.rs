@@ -170,7 +170,7 @@ impl Jobs {
                 if job.promoted { "yes".to_owned() } else { String::new() },
             ]);
         }
-        output::line(table);
+        output::print_table(&table);
     }
 }
 
@@ -260,7 +260,7 @@ pub fn show_evaluation(found: &Evaluation) {
     }
     let numbers: Vec<usize> = (1..3 + width).collect();
     output::align_right(&mut table, &numbers);
-    output::line(table);
+    output::print_table(&table);
 }
 
 fn object(job: &Job) -> Value {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
+use super::blocking::blocking;
 use crate::backbones::{NewBackbone, abilities};
 use crate::base::name::Name;
 use crate::engine::{BackboneKeeper, EngineError, KeeperError, KeptBackbone, Target};
@@ -48,14 +49,13 @@ impl BackboneManager {
         backbone::described(kept, self.default_id().as_ref().map(AsRef::as_ref))
     }
 
-    /// Does what takes time away from the threads that serve.
+    /// Does on the keeper what takes its time.
     async fn keep<T: Send + 'static>(
         &self,
         work: impl FnOnce(&BackboneKeeper) -> Result<T, RpcError> + Send + 'static,
     ) -> Result<T, RpcError> {
         let keeper = Arc::clone(&self.shared.keeper);
-        let done = tokio::task::spawn_blocking(move || work(&keeper)).await;
-        done.unwrap_or_else(|error| Err(EngineError::Fault(error.to_string()).into()))
+        blocking(move || work(&keeper)).await
     }
 
     /// Brings the pieces of an upload to the thread that stores them, then has it installed.
