@@ -7,7 +7,7 @@ use super::{ExplainError, Map};
 use crate::vision::{BoundingBox, Placement};
 
 /// Cells along a side of the grid on which maps are compared.
-pub const GRID: usize = 28;
+pub const GRID: usize = 32;
 /// The border of the audit is this share of the side, on each side.
 pub const BORDER: f32 = 0.125;
 

@@ -110,7 +110,10 @@ mod tests {
 
     #[test]
     fn a_picture_and_its_half_have_hashes_that_are_alike() {
-        let scene = |x: u32, y: u32| ((x * x / 64 + 3 * y + x * y / 32) % 256) as u8;
+        let wave = |t: u32, length: f32| (t as f32 / length).sin();
+        let scene = |x: u32, y: u32| {
+            (128.0 + 60.0 * wave(x, 23.0) * wave(y + 20, 41.0) + 50.0 * wave(x + 2 * y, 61.0)) as u8
+        };
         let large = quality(&picture(256, 256, scene)).hash;
         let small = quality(&picture(128, 128, |x, y| scene(2 * x, 2 * y))).hash;
         let other = quality(&picture(256, 256, |x, y| scene(y, 255 - x))).hash;

@@ -20,9 +20,16 @@ pub enum Change {
 /// What happened, in order.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Changed { file: String, change: Change },
-    Flushed { file: String },
-    Removed { file: String },
+    Changed {
+        file: String,
+        change: Change,
+    },
+    Flushed {
+        file: String,
+    },
+    Removed {
+        file: String,
+    },
     /// The client was told that the sample is durable.
     Stored(u64),
     /// The client asked to delete the sample.
