@@ -41,14 +41,15 @@ impl Geometry {
             ResizePolicy::Squash => Self { source: [0.0, 0.0, w, h], target: whole },
             ResizePolicy::Crop => {
                 let shorter = (f64::from(size) / CROP_FRACTION).round();
-                // As torchvision: the longer side is rounded down, the crop's corner to even.
+                // As the ImageNet evaluation of onnx/models: the longer side is rounded to the nearest,
+                // the crop's corner down. torchvision's differ from these by a pixel at most.
                 let side = |own: f64, other: f64| {
-                    if own <= other { shorter } else { (shorter * own / other).floor() }
+                    if own <= other { shorter } else { (shorter * own / other).round_ties_even() }
                 };
                 let window = |own: f64, other: f64| {
                     let resized = side(own, other);
                     let pixels_each = own / resized;
-                    let corner = ((resized - f64::from(size)) / 2.0).round_ties_even();
+                    let corner = ((resized - f64::from(size)) / 2.0).floor();
                     let start = corner * pixels_each;
                     (start, (f64::from(size) * pixels_each).min(own - start))
                 };

@@ -6,7 +6,8 @@
     pixels/resized.json        for each case: picture size, policy, input size, and Pillow's result
                                for the picture that `pattern` below defines
 
-Crop is torchvision's Resize(round(S / 0.875)) and CenterCrop(S), written out. Needs Pillow and
+Crop is that of onnx/models' imagenet_preprocess.py for any side S: the shorter side becomes
+round(S / 0.875). Needs Pillow and
 numpy:  python tests/reference/pixels.py
 """
 
@@ -127,10 +128,10 @@ def resize(picture, policy, size):
         return picture.resize(inner, Image.BILINEAR), corner
     shorter = round(size / 0.875)
     if width <= height:
-        whole = (shorter, int(shorter * height / width))
+        whole = (shorter, round(shorter * height / width))
     else:
-        whole = (int(shorter * width / height), shorter)
-    left, top = (int(round((side - size) / 2)) for side in whole)
+        whole = (round(shorter * width / height), shorter)
+    left, top = ((side - size) // 2 for side in whole)
     resized = picture.resize(whole, Image.BILINEAR)
     return resized.crop((left, top, left + size, top + size)), (0, 0)
 
