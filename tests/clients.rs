@@ -1,0 +1,125 @@
+//! Clients in other languages, run as docs/clients.md shows them, where their tools exist.
+#![cfg(feature = "daemon")]
+
+mod common;
+#[path = "common/program.rs"]
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use program::{Daemon, photograph};
+
+/// Elephants and their like: indices 101 (tusker), 385 and 386 of ImageNet.
+const ELEPHANTS: [u64; 3] = [101, 385, 386];
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whether `command` runs here and succeeds.
+fn exists(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+fn text(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn the_python_example_streams_photographs_and_prints_answers() {
+    let Some(assets) = common::assets() else { return };
+    let python = std::env::var("GRAFTD_PYTHON").unwrap_or_else(|_| "python3".into());
+    if !exists(Command::new(&python).args(["-c", "import grpc_tools.protoc, grpc"])) {
+        println!("skipped: {python} has no grpcio-tools (set GRAFTD_PYTHON)");
+        return;
+    }
+    let stubs = tempfile::tempdir().unwrap();
+    let out = stubs.path().display();
+    let protos = walkdir::WalkDir::new(repository().join("proto/graft")).into_iter();
+    let protos: Vec<PathBuf> = protos
+        .filter_map(|entry| Some(entry.ok()?.into_path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "proto"))
+        .collect();
+    let compiled = Command::new(&python)
+        .current_dir(repository())
+        .args(["-m", "grpc_tools.protoc", "--proto_path=proto"])
+        .args([format!("--python_out={out}"), format!("--grpc_python_out={out}")])
+        .args(protos.iter().map(|path| path.strip_prefix(repository()).unwrap()))
+        .output();
+    text(&compiled.unwrap());
+
+    let daemon = Daemon::with_mobilenet_v2(&assets);
+    let elephant = photograph(&assets);
+    let no_picture = repository().join("Cargo.toml");
+    let answered = Command::new(&python)
+        .env("PYTHONPATH", stubs.path())
+        .arg(repository().join("examples/python/predict.py"))
+        .args(["--target", &daemon.address])
+        .args([&elephant, &no_picture, &elephant])
+        .output();
+    let answered = text(&answered.unwrap());
+    // A picture that cannot be read is answered as soon as that is known, before the others.
+    let (photographs, refused): (Vec<_>, Vec<_>) =
+        answered.lines().partition(|line| line.contains('%'));
+    assert!(photographs.len() == 2 && photographs[0] == photographs[1], "{answered}");
+    assert!(refused.len() == 1 && refused[0].contains("Cargo.toml"), "{answered}");
+}
+
+#[test]
+fn the_go_example_prints_predictions() {
+    let Some(assets) = common::assets() else { return };
+    let go = repository().join("examples/go");
+    let generate = ["--yes", "@bufbuild/buf@1", "generate", "../../proto", "--path"];
+    let tools = exists(Command::new("go").arg("version"))
+        && exists(Command::new("npx").current_dir(&go).args(generate).arg("../../proto/graft"));
+    if !tools {
+        println!("skipped: go or npx is not here, or cannot fetch what it needs");
+        return;
+    }
+    let daemon = Daemon::with_mobilenet_v2(&assets);
+    let answered = Command::new("go")
+        .current_dir(&go)
+        .args(["run", ".", "-target", &daemon.address])
+        .arg(photograph(&assets))
+        .output();
+    let answered = text(&answered.unwrap());
+    let first = answered.lines().next().unwrap_or_default();
+    let index = first.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+    assert!(index.is_some_and(|index| ELEPHANTS.contains(&index)), "{answered}");
+    assert_eq!(answered.lines().count(), 5, "{answered}");
+}
+
+#[test]
+fn grpcurl_lists_every_service_and_predicts_without_a_proto_file() {
+    let Some(assets) = common::assets() else { return };
+    if !exists(Command::new("grpcurl").arg("-version")) {
+        println!("skipped: grpcurl is not here");
+        return;
+    }
+    let daemon = Daemon::with_mobilenet_v2(&assets);
+    let grpcurl = |arguments: &[&str]| {
+        let mut command = Command::new("grpcurl");
+        text(&command.arg("-plaintext").args(arguments).output().unwrap())
+    };
+    let services = grpcurl(&[&daemon.address, "list"]);
+    for service in [
+        "graft.v1.InferenceService",
+        "graft.v1.ExplanationService",
+        "graft.v1.SampleService",
+        "graft.v1.TrainingService",
+        "graft.v1.HeadService",
+        "graft.v1.BackboneService",
+        "graft.v1.DeviceService",
+        "grpc.health.v1.Health",
+        "inference.GRPCInferenceService",
+    ] {
+        assert!(services.lines().any(|line| line == service), "{service} is not in {services}");
+    }
+    let device = grpcurl(&[&daemon.address, "graft.v1.DeviceService/GetDevice"]);
+    assert!(device.contains(env!("CARGO_PKG_VERSION")), "{device}");
+    let health = grpcurl(&[&daemon.address, "grpc.health.v1.Health/Check"]);
+    assert!(health.contains("SERVING") && !health.contains("NOT_SERVING"), "{health}");
+}

@@ -1,0 +1,67 @@
+//! The real program as a daemon, on a port of its own; `daemon.rs` runs one inside the test.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The program under test.
+pub const GRAFTD: &str = env!("CARGO_BIN_EXE_graftd");
+
+/// `graftd serve` with a state folder of its own; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    /// Where it listens, for example `127.0.0.1:40123`.
+    pub address: String,
+    _state: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// A daemon that serves the assets' MobileNetV2.
+    pub fn with_mobilenet_v2(assets: &Path) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let model = assets.join("models/mobilenet-v2.onnx");
+        let added = Command::new(GRAFTD)
+            .args(["models", "add", "--id", "mobilenet-v2", "--preset", "imagenet", "--state-dir"])
+            .args([state.path(), model.as_path()])
+            .output()
+            .unwrap();
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+
+        let mut child = Command::new(GRAFTD)
+            .args(["serve", "--listen", "127.0.0.1:0", "--state-dir"])
+            .arg(state.path())
+            .env("GRAFTD__LOG__FORMAT", "json")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = lines
+            .by_ref()
+            .find_map(|line| {
+                let line: serde_json::Value = serde_json::from_str(&line.ok()?).ok()?;
+                Some(line["fields"]["address"].as_str()?.to_owned())
+            })
+            .expect("the daemon says where it listens");
+        // Read on, so that the daemon never waits for room in the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address, _state: state }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A photograph of an elephant.
+pub fn photograph(assets: &Path) -> PathBuf {
+    let mut found: Vec<PathBuf> = walkdir::WalkDir::new(assets.join("images/boxes"))
+        .into_iter()
+        .filter_map(|entry| Some(entry.ok()?.into_path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jpg"))
+        .collect();
+    found.sort();
+    found.swap_remove(0)
+}
