@@ -29,7 +29,7 @@ pub struct Checker {
     pub memory_bytes: u64,
     /// Processor time that the child may use. Default 120 s.
     pub cpu_seconds: u64,
-    /// Time after which the child is killed. Default 180 s.
+    /// Time after which the child is killed. Default 10 minutes, for a busy machine.
     pub patience: Duration,
 }
 
@@ -65,7 +65,7 @@ enum Verdict {
 impl Checker {
     /// A checker that runs `program`, usually the running program itself.
     pub fn new(program: PathBuf) -> Self {
-        Self { program, memory_bytes: 1 << 30, cpu_seconds: 120, patience: Duration::from_mins(3) }
+        Self { program, memory_bytes: 1 << 30, cpu_seconds: 120, patience: Duration::from_mins(10) }
     }
 
     /// Tries the model at `path`.
