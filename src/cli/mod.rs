@@ -9,6 +9,7 @@ mod check_config;
 mod check_model;
 mod class_folder;
 mod dataset;
+mod demo;
 mod evaluate;
 mod explain;
 mod models;
@@ -26,6 +27,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::app::AppError;
 use crate::backbones::BackboneError;
+use crate::client::ClientError;
 use crate::engine::EngineError;
 use crate::store::StoreError;
 use crate::terminal::InputError;
@@ -43,6 +45,7 @@ struct Arguments {
 
 const NEXT: &str = "\
 First steps:
+  graftd demo
   graftd models add mobilenet-v2.onnx --id mobilenet-v2 --preset imagenet --labels labels.txt
   graftd predict photo.jpg
   graftd serve";
@@ -65,6 +68,8 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See everything at once: draw small parts, learn them, explain the answers.
+    Demo(demo::Demo),
     /// Run the daemon until SIGTERM or Ctrl-C.
     Serve(serve::Serve),
     /// Say what photographs show, without a daemon.
@@ -124,6 +129,9 @@ pub(crate) enum CliError {
     /// The names given stand for no pictures.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// A daemon's answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// A head cannot be trained or judged.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -136,6 +144,7 @@ pub(crate) enum CliError {
 pub fn main() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
     let outcome = match command {
+        Command::Demo(command) => command.run(),
         Command::Serve(command) => command.run(&global),
         Command::Predict(command) => command.run(&global),
         Command::Models(command) => command.run(&global),

@@ -22,8 +22,6 @@ pub(super) fn blend(from: Color, to: Color, share: f32) -> Color {
 #[derive(Clone, Copy, Debug)]
 enum Material {
     Rubber,
-    Wood,
-    Cardboard,
     CuttingMat,
     Concrete,
     Tray,
@@ -44,13 +42,13 @@ pub(super) struct Background {
 impl Background {
     /// Some background.
     pub(super) fn random(random: &mut Pcg64) -> Self {
-        use Material::{Cardboard, Concrete, CuttingMat, Paper, Rubber, Tray, Wood};
-        let materials = [Rubber, Wood, Cardboard, CuttingMat, Concrete, Tray, Paper];
+        use Material::{Concrete, CuttingMat, Paper, Rubber, Tray};
+        let materials = [Rubber, CuttingMat, Concrete, Tray, Paper];
         Self {
             material: materials[random.random_range(0..materials.len())],
             angle: random.random_range(0.0..std::f32::consts::TAU),
             scale: random.random_range(0.8..1.25),
-            tint: std::array::from_fn(|_| random.random_range(0.92..1.08)),
+            tint: std::array::from_fn(|_| random.random_range(0.95..1.05)),
             seed: random.random(),
         }
     }
@@ -65,16 +63,6 @@ impl Background {
             Material::Rubber => {
                 let ribs = line(x, 0.16, 0.035, pixel);
                 times([0.17, 0.17, 0.18], 1.0 + 0.5 * grain + 0.2 * clouds + 0.35 * ribs)
-            }
-            Material::Wood => {
-                let rings = noise::rough([x * 1.2, y * 14.0], self.seed ^ 0x3D);
-                let joint = line(y, 0.7, 0.012, pixel);
-                let board = blend([0.62, 0.45, 0.28], [0.78, 0.62, 0.42], rings);
-                times(board, (1.0 + 0.12 * grain) * (1.0 - 0.6 * joint))
-            }
-            Material::Cardboard => {
-                let flutes = 0.03 * (x * 60.0).sin();
-                times([0.72, 0.57, 0.40], 1.0 + flutes + 0.14 * grain + 0.12 * clouds)
             }
             Material::CuttingMat => {
                 let grid = line(x, 0.25, 0.008, pixel).max(line(y, 0.25, 0.008, pixel));

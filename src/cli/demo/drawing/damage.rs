@@ -49,7 +49,7 @@ impl Damage {
         let angle = y.atan2(x);
         // The break is jagged: its radius is noise over the angle, the same after a whole turn.
         let at = [3.0 * angle.cos() + 9.0, 3.0 * angle.sin() + 9.0];
-        let radius = self.radius * (0.55 + 0.9 * noise::rough(at, self.seed));
+        let radius = self.radius * (0.35 + 0.7 * noise::rough(at, self.seed));
         x.hypot(y) - radius
     }
 
@@ -94,15 +94,11 @@ fn edge_point(part: Part, random: &mut Pcg64) -> Point {
 }
 
 /// A zigzag line from the break inwards.
-fn crack(
-    centre: Point,
-    outwards: Point,
-    radius: f32,
-    random: &mut Pcg64,
-) -> [Point; CORNERS] {
+fn crack(centre: Point, outwards: Point, radius: f32, random: &mut Pcg64) -> [Point; CORNERS] {
     let inwards = (-outwards[1]).atan2(-outwards[0]);
     let mut heading = inwards + random.random_range(-0.18 * TAU..0.18 * TAU);
-    let mut p = [centre[0] + 0.6 * radius * heading.cos(), centre[1] + 0.6 * radius * heading.sin()];
+    let mut p =
+        [centre[0] + 0.6 * radius * heading.cos(), centre[1] + 0.6 * radius * heading.sin()];
     std::array::from_fn(|_| {
         let corner = p;
         heading += random.random_range(-0.7..0.7);

@@ -24,8 +24,11 @@ impl Light {
     pub(super) fn random(random: &mut Pcg64) -> Self {
         let angle: f32 = random.random_range(0.0..std::f32::consts::TAU);
         let elevation: f32 = random.random_range(0.6..1.15);
-        let towards =
-            normalised([elevation.cos() * angle.cos(), elevation.cos() * angle.sin(), elevation.sin()]);
+        let towards = normalised([
+            elevation.cos() * angle.cos(),
+            elevation.cos() * angle.sin(),
+            elevation.sin(),
+        ]);
         let warmth = random.random_range(-0.10..0.10);
         let exposure: f32 = random.random_range(0.78..1.12);
         Self {
@@ -52,7 +55,8 @@ impl Light {
         let lamp = dot(normal, self.towards).max(0.0);
         let highlight = dot(normal, self.halfway).max(0.0).powi(24);
         // Metal mirrors the room: light from the lamp's side, dark from the other.
-        let mirrored = 0.5 + 0.5 * (normal[0] * self.towards[0] + normal[1] * self.towards[1]) * 1.6;
+        let mirrored =
+            0.5 + 0.5 * (normal[0] * self.towards[0] + normal[1] * self.towards[1]) * 1.6;
         let body = self.room + 0.75 * lamp * (1.0 - 0.35 * gloss) + 0.35 * gloss * mirrored;
         std::array::from_fn(|channel| {
             self.color[channel] * (color[channel] * body + 0.45 * gloss * highlight)

@@ -53,6 +53,13 @@ pub(crate) struct Circle {
     pub(crate) radius: f32,
 }
 
+impl Circle {
+    /// Whether a point, in pixels, lies in it.
+    pub(crate) fn holds(&self, x: f32, y: f32) -> bool {
+        (x - self.x).hypot(y - self.y) <= self.radius
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

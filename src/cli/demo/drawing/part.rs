@@ -79,8 +79,7 @@ impl Part {
                 let sector = TAU / windows as f32;
                 let turned = angle.rem_euclid(sector) - sector / 2.0;
                 let centre = 0.5;
-                let window = 0.12
-                    - length([radius * turned.cos() - centre, radius * turned.sin()]);
+                let window = 0.12 - length([radius * turned.cos() - centre, radius * turned.sin()]);
                 let window = if windows > 2 { window } else { f32::MIN };
                 rim.max(hole - radius).max(window)
             }

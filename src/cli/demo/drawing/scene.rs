@@ -62,9 +62,9 @@ impl Scene {
         };
         Self {
             thing,
-            centre: std::array::from_fn(|_| random.random_range(-0.12..0.12)),
+            centre: std::array::from_fn(|_| random.random_range(-0.10..0.10)),
             angle: random.random_range(0.0..TAU),
-            scale: size * random.random_range(0.50..0.64),
+            scale: size * random.random_range(0.54..0.64),
             background: Background::random(random),
             light: Light::random(random),
             noise: random.random_range(1.0..5.0),
@@ -161,14 +161,15 @@ impl Scene {
 
 impl Thing {
     fn part(kind: Kind, damaged: bool, random: &mut Pcg64) -> Self {
-        const METALS: [(Color, f32); 4] = [
-            ([0.40, 0.42, 0.45], 1.0),  // zinc
-            ([0.30, 0.295, 0.28], 0.8), // raw steel
-            ([0.10, 0.10, 0.11], 0.5),  // black oxide
-            ([0.42, 0.36, 0.22], 0.9),  // yellow chromate
-        ];
         let part = Part::of(kind, random);
-        let (color, gloss) = METALS[random.random_range(0..METALS.len())];
+        let (color, gloss) = match kind {
+            Kind::Washer => ([0.40, 0.42, 0.45], 1.0), // zinc
+            Kind::Nut => ([0.45, 0.32, 0.10], 0.9),    // brass
+            Kind::Bolt => ([0.09, 0.09, 0.10], 0.5),   // black oxide
+            Kind::Gear => ([0.27, 0.28, 0.30], 0.8),   // raw steel
+        };
+        let shade = random.random_range(0.85..1.15);
+        let color = times(color, shade);
         let metal = Metal { color, gloss, seed: random.random() };
         Self::Part { part, metal, damage: damaged.then(|| Damage::to(part, random)) }
     }
