@@ -174,7 +174,7 @@ fn raw_maps_agree_with_pytorch_grad_cam_for_every_method_that_it_has() {
             {
                 let class = photograph["class"].to_string().parse::<ClassSpec>().unwrap();
                 let request = Request { method, class, ..Request::default() };
-                let ours = run(&network, input, &[layer.clone()], &request);
+                let ours = run(&network, input, std::slice::from_ref(&layer), &request);
                 worst = worst.max(map_error(
                     &ours.map.raw,
                     &floats(&photograph["raw"][method.name()]),
@@ -182,7 +182,7 @@ fn raw_maps_agree_with_pytorch_grad_cam_for_every_method_that_it_has() {
                 ));
                 if let Some(smooth) = photograph["eigen_smoothing"].get(method.name()) {
                     let request = Request { eigen_smoothing: true, ..request };
-                    let ours = run(&network, input, &[layer.clone()], &request);
+                    let ours = run(&network, input, std::slice::from_ref(&layer), &request);
                     let error = map_error(&ours.map.raw, &floats(smooth), Method::EigenCam);
                     worst = worst.max(error);
                 }
@@ -323,7 +323,7 @@ fn layers_half_way_down_and_several_together_are_explained_through_skip_connecti
         let last = spatial[spatial.len() - 1].clone();
         for method in [Method::GradCam, Method::AblationCam] {
             let request = Request { method, channels: Some(4), ..Request::default() };
-            let found = run(&network, &input, &[middle.clone()], &request);
+            let found = run(&network, &input, std::slice::from_ref(&middle), &request);
             assert_eq!(found.layers, [middle.clone()]);
             let both = run(&network, &input, &[middle.clone(), last.clone()], &request);
             assert_eq!((both.map.height, both.map.width), (found.map.height, found.map.width));

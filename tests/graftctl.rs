@@ -1,5 +1,7 @@
 //! `graftctl` as a user runs it, against a daemon.
 
+#![allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
+
 mod common;
 
 use std::process::{Command, Output};

@@ -51,9 +51,10 @@ First steps:
   graftd serve";
 
 /// Flags of every command.
+#[allow(clippy::doc_markdown)] // shown as help, where backticks would be seen
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Global {
-    /// Folder with everything that the device keeps. Default: $`STATE_DIRECTORY`, else /var/lib/graftd
+    /// Folder with everything that the device keeps. Default: $STATE_DIRECTORY, else /var/lib/graftd
     /// for root, else ~/.local/state/graftd.
     #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,

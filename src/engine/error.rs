@@ -80,6 +80,7 @@ pub enum EngineError {
 
 impl From<ExplainError> for EngineError {
     fn from(error: ExplainError) -> Self {
+        #[allow(clippy::wildcard_enum_match_arm)] // those that have a home already, and the rest
         match error {
             ExplainError::Graph(error) => Self::Graph(error),
             ExplainError::Head(error) => Self::Head(error),

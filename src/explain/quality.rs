@@ -119,7 +119,7 @@ fn curve(
 
 /// Trapezoidal area over 0 to 1.
 fn area(curve: &[f32]) -> f32 {
-    let inner: f32 = curve.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).sum();
+    let inner: f32 = curve.windows(2).map(|pair| f32::midpoint(pair[0], pair[1])).sum();
     inner / (curve.len() - 1).max(1) as f32
 }
 

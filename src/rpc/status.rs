@@ -77,6 +77,7 @@ impl From<EngineError> for RpcError {
 
 impl From<LearningError> for RpcError {
     fn from(error: LearningError) -> Self {
+        #[allow(clippy::wildcard_enum_match_arm)] // the engine's own, and the rest
         match error {
             LearningError::Engine(error) => error.into(),
             error => Self::Learning { error, picture: Cow::Borrowed("image") },

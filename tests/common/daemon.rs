@@ -1,5 +1,6 @@
 //! A daemon in this process: the tiny networks behind real gRPC on a free port.
 
+#![allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
 #![allow(dead_code)] // each test uses a part
 
 use std::path::{Path, PathBuf};

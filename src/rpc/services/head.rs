@@ -163,12 +163,9 @@ impl HeadService for Heads {
             if request.format() == wire::HeadFormat::Onnx {
                 return Ok(bytes::Bytes::from(learning.export_onnx(&name, version)?));
             }
-            let version = match version.or(learning.store().head(&name)?.active) {
-                Some(version) => version,
-                None => {
-                    let problem = "has no live version: name one, for example trash@3";
-                    return Err(FieldError::new("head", problem).into());
-                }
+            let Some(version) = version.or(learning.store().head(&name)?.active) else {
+                let problem = "has no live version: name one, for example trash@3";
+                return Err(FieldError::new("head", problem).into());
             };
             Ok(bytes::Bytes::from(learning.store().head_version(&name, version)?.1))
         });

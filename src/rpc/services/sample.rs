@@ -90,12 +90,14 @@ impl Samples {
 }
 
 fn is_full(error: &RpcError) -> bool {
-    let full = |error: &EngineError| matches!(error, EngineError::QueueFull { .. });
-    match error {
-        RpcError::Engine { error, .. } => full(error),
-        RpcError::Learning { error: LearningError::Engine(error), .. } => full(error),
-        _ => false,
-    }
+    matches!(
+        error,
+        RpcError::Engine { error: EngineError::QueueFull { .. }, .. }
+            | RpcError::Learning {
+                error: LearningError::Engine(EngineError::QueueFull { .. }),
+                ..
+            }
+    )
 }
 
 /// A stored sample for the wire.

@@ -44,14 +44,12 @@ fn request(
 ) -> Result<TrainingRequest, RpcError> {
     let head = name("head", &request.head)?;
     let snapshot = learning.engine().snapshot();
-    let backbone = match optional_name("backbone", &request.backbone)? {
-        Some(backbone) => backbone,
-        None => {
-            let own = Target::Head { name: head.to_string(), version: None };
-            let answerer =
-                snapshot.resolve(&own).or_else(|_| snapshot.resolve(&Target::Default))?;
-            answerer.backbone.name.clone()
-        }
+    let backbone = if let Some(backbone) = optional_name("backbone", &request.backbone)? {
+        backbone
+    } else {
+        let own = Target::Head { name: head.to_string(), version: None };
+        let answerer = snapshot.resolve(&own).or_else(|_| snapshot.resolve(&Target::Default))?;
+        answerer.backbone.name.clone()
     };
     Ok(TrainingRequest {
         head,
