@@ -27,6 +27,6 @@ pub use explainer::{Demand, Explainer, Forward};
 pub use feature::FeatureMap;
 pub use map::{Evidence, Map, Region, Scaling};
 pub use rank::spearman;
-pub use request::{ClassSpec, Method, Request, SmoothGrad};
+pub use request::{ClassName, ClassSpec, Method, Request, SmoothGrad};
 pub use run::{Explanation, explain};
 pub use score::{Judge, Score, ScoreKind};

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Raw maps of pytorch-grad-cam, before its scaling, as a fixture for `cargo test --test explanations`.
 
-Three photographs x six networks x every method that the library has (Score-CAM on four of them), at
+Three photographs x six networks x every method that the library has (the occluding ones on four of them), at
 the last feature map; some with eigen smoothing; and the Keras tutorial's recipe (probability, mean of gradients, channel
 mean) by autograd. With --time also the time of its Grad-CAM on one thread.
 
@@ -28,8 +28,8 @@ HERE = pathlib.Path(__file__).parent
 # activation is zero (elsewhere to -1e7, against the paper).
 NETWORKS = ["resnet20-cifar10", "person-mobilenet-v1-0.25-96", "mobilenet-v1-0.25-128",
             "regnetx-200mf", "mobilenet-v2", "googlenet"]
-# Their thousand channels cost Score-CAM a thousand runs a photograph.
-WITHOUT_SCORE_CAM = ["mobilenet-v2", "googlenet"]
+# Their thousand channels cost a thousand runs a photograph.
+WITHOUT_OCCLUSION = ["mobilenet-v2", "googlenet"]
 METHODS = {
     "grad-cam": GradCAM, "grad-cam++": GradCAMPlusPlus, "hires-cam": HiResCAM,
     "xgrad-cam": XGradCAM, "layer-cam": LayerCAM, "eigen-cam": EigenCAM,
@@ -85,9 +85,9 @@ def main():
         photographs = []
         for x in reference_input(options.assets, model).split(1):
             index = int(network(x)[0].argmax())
-            skipped = "score-cam" if model["id"] in WITHOUT_SCORE_CAM else None
+            skipped = ("score-cam", "ablation-cam") if model["id"] in WITHOUT_OCCLUSION else ()
             maps = {name: raw_map(m, network, layer, x, index)
-                    for name, m in METHODS.items() if name != skipped}
+                    for name, m in METHODS.items() if name not in skipped}
             smooth = {name: raw_map(METHODS[name], network, layer, x, index, True)
                       for name in ("grad-cam", "hires-cam")}
             keras = keras_recipe(network, layer, x, index)

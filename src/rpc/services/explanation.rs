@@ -6,12 +6,14 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
+use super::audit::Audit;
 use crate::base::cancel::Cancel;
 use crate::engine::Priority;
 use crate::proto::graft::explain_stream_response::Result as Outcome;
 use crate::proto::graft::explanation_service_server::ExplanationService;
 use crate::proto::graft::{
-    ExplainRequest, ExplainResponse, ExplainStreamRequest, ExplainStreamResponse,
+    AuditDatasetRequest, AuditDatasetResponse, ExplainRequest, ExplainResponse,
+    ExplainStreamRequest, ExplainStreamResponse,
 };
 use crate::rpc::convert::explanation::{Explain, explain_response};
 use crate::rpc::convert::field::{Required, Within, check_length};
@@ -87,6 +89,16 @@ impl ExplanationService for Explanations {
         let deadline = deadline::of(request.metadata());
         let answer = self.answer(request.into_inner(), deadline).await;
         Ok(Response::new(answer.inspect_err(|_| self.shared.meter.failed())?))
+    }
+
+    async fn audit_dataset(
+        &self,
+        request: Request<AuditDatasetRequest>,
+    ) -> Result<Response<BoxStream<AuditDatasetResponse>>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let audit = Audit::new(self.shared.clone(), request.into_inner(), deadline);
+        let answers = audit.map_err(RpcError::from)?.run();
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn explain_stream(

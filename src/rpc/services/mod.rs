@@ -1,5 +1,6 @@
 //! The services of `graft.v1`, each thin: convert, ask the engine, convert back.
 
+mod audit;
 mod backbone;
 mod blocking;
 mod device;
