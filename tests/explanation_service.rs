@@ -1,0 +1,99 @@
+//! ExplanationService over real gRPC, on the tiny networks.
+
+mod common;
+
+use common::daemon::{Daemon, photograph};
+use graftd::client::messages::explanation_service_client::ExplanationServiceClient;
+use graftd::client::messages::{
+    ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest, OverlayOptions,
+    PredictRequest, explain_stream_response::Result as Outcome,
+};
+use graftd::client::{ErrorKind, Picture};
+use tokio_stream::StreamExt;
+
+fn explain(options: ExplainOptions) -> ExplainRequest {
+    ExplainRequest {
+        options: Some(options),
+        ..ExplainRequest::from(Picture::from_bytes(photograph()))
+    }
+}
+
+#[tokio::test]
+async fn a_photograph_is_explained_with_map_overlay_and_prediction() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    for method in [ExplainMethod::GradCam, ExplainMethod::ScoreCam, ExplainMethod::SmoothGrad] {
+        let options = ExplainOptions {
+            method: method.into(),
+            overlay: Some(OverlayOptions::default()),
+            photograph_map: true,
+            ..ExplainOptions::default()
+        };
+        let answer = client.explain(explain(options)).await.unwrap();
+        let found = answer.explanation.unwrap();
+        assert_eq!(found.method(), method);
+        assert_eq!(found.map.len(), (found.height * found.width) as usize);
+        assert!(found.map.iter().all(|value| (0.0..=1.0).contains(value)));
+        assert!(found.overlay.starts_with(b"\xff\xd8"), "a JPEG file");
+        let whole = found.photograph_map.unwrap();
+        assert_eq!(whole.values.len(), (whole.height * whole.width) as usize);
+        assert_eq!(found.class.unwrap().index, answer.predictions[0].index);
+        assert!(answer.timings.unwrap().explain_ms > 0.0);
+    }
+}
+
+#[tokio::test]
+async fn predict_brings_the_same_map_in_the_same_call() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let alone = client.explain(explain(ExplainOptions::default())).await.unwrap();
+    let request = PredictRequest {
+        explain: Some(ExplainOptions::default()),
+        ..PredictRequest::from(Picture::from_bytes(photograph()))
+    };
+    let together = client.predict(request).await.unwrap();
+    assert_eq!(together.explanation.unwrap().raw, alone.explanation.unwrap().raw);
+    assert_eq!(together.predictions.len(), 4);
+}
+
+#[tokio::test]
+async fn what_cannot_be_explained_is_refused_with_the_field_at_fault() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let class = |class: &str| ExplainOptions { class: class.into(), ..ExplainOptions::default() };
+    for bad in ["4", "label:elephant", "tabby", "1-9"] {
+        let error = client.explain(explain(class(bad))).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidArgument, "{bad}: {error}");
+        assert!(error.message.contains("class") || error.message.contains("label"), "{error}");
+    }
+    let layers = ExplainOptions { layers: vec!["nowhere".into()], ..ExplainOptions::default() };
+    let error = client.explain(explain(layers)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    let headless = ExplainRequest { backbone: "features".into(), ..explain(class("")) };
+    let error = client.explain(headless).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
+}
+
+#[tokio::test]
+async fn a_bad_item_of_a_stream_fails_alone() {
+    let daemon = Daemon::start().await;
+    let mut client = ExplanationServiceClient::new(daemon.channel().await);
+    let item = |id: &str, request: Option<ExplainRequest>| ExplainStreamRequest {
+        correlation_id: id.into(),
+        request,
+    };
+    let good = || Some(explain(ExplainOptions::default()));
+    let items = vec![item("a", good()), item("b", None), item("c", good())];
+    let mut answers = client.explain_stream(tokio_stream::iter(items)).await.unwrap().into_inner();
+    let mut failed = Vec::new();
+    let mut explained = Vec::new();
+    while let Some(answer) = answers.next().await {
+        let answer = answer.unwrap();
+        match answer.result.unwrap() {
+            Outcome::Response(_) => explained.push(answer.correlation_id),
+            Outcome::Failure(_) => failed.push(answer.correlation_id),
+        }
+    }
+    explained.sort();
+    assert_eq!((explained, failed), (vec!["a".to_string(), "c".into()], vec!["b".to_string()]));
+}
