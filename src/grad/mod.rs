@@ -2,7 +2,7 @@
 //!
 //! [`Reverse`] is compiled once for "from this outlet to those outlets" and then run for every
 //! picture on forward values that an optimised plan has computed. What each operator's derivative
-//! is stands in one closed [`table`], one file per family under [`rules`]. `docs/gradients.md`
+//! is stands in one closed `table`, one file per family under [`rules`]. `docs/gradients.md`
 //! explains the conventions and how a rule is added.
 
 mod error;

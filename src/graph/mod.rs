@@ -1,9 +1,9 @@
 //! ONNX in, tract graph out: check, describe, find the parts of a classifier, optimise, run.
 //!
-//! The way of a file: [`onnx`] decodes and distrusts it, [`topology`] orders it and finds waists,
-//! [`layout`] learns which axes are height and width, [`anatomy`] finds softmax, classifier and
-//! embedding, [`network`] puts these together, [`view`] declares tensors by name on the tract
-//! graph, [`plan`] runs it. Everything a user sees is described by ONNX tensor names; nobody outside
+//! The way of a file: `onnx` decodes and distrusts it, `topology` orders it and finds waists,
+//! `layout` learns which axes are height and width, `anatomy` finds softmax, classifier and
+//! embedding, `network` puts these together, `view` declares tensors by name on the tract
+//! graph, `plan` runs it. Everything a user sees is described by ONNX tensor names; nobody outside
 //! needs to know what tract makes of them.
 
 mod anatomy;

@@ -5,7 +5,7 @@
 //! output is weights times patches, the weights' cotangent is output cotangent times patches
 //! transposed, and the input's cotangent is weights transposed times output cotangent, added back
 //! to where the patches came from ("col2im"). Blocks bound the memory. Depthwise convolutions have
-//! one input channel a group, for which matrices do not pay: see [`super::depthwise`].
+//! one input channel a group, for which matrices do not pay: see `super::depthwise`.
 
 use std::borrow::Cow;
 use std::ops::Range;
