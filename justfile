@@ -48,3 +48,11 @@ accuracy *flags: release
 # Latency beside onnxruntime and OpenVINO on the same files in the same run.
 compare *flags: release
     {{ python }} benches/compare/latency.py --graftd target/release/graftd {{ flags }}
+
+# Samples a second into the store, bytes written for each byte of sample, time to open 100,000.
+store:
+    cargo test --release --test store_performance -- --ignored --nocapture
+
+# A thousand times kill -9 in the middle of a stream.
+kill rounds="1000":
+    GRAFTD_KILL_ROUNDS={{ rounds }} cargo test --test store_crash -- --nocapture

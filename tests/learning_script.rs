@@ -1,0 +1,88 @@
+//! The README's learning script, run as it stands there: a real daemon, the real commands, real
+//! photographs where the assets are.
+
+#![cfg(feature = "daemon")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The lines between the markers of the README.
+fn script() -> String {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).unwrap();
+    let (_, rest) = text.split_once("<!-- learning script: begin -->\n```sh\n").unwrap();
+    rest.split_once("\n```\n<!-- learning script: end -->").unwrap().0.to_owned()
+}
+
+/// A part of trashnet: some photographs of each class, copied into a folder of their own.
+fn part_of_trashnet(assets: &Path, folder: &Path, each: usize) -> PathBuf {
+    let target = folder.join("trash");
+    for class in std::fs::read_dir(assets.join("datasets/trashnet")).unwrap() {
+        let class = class.unwrap().path();
+        if !class.is_dir() {
+            continue;
+        }
+        let own = target.join(class.file_name().unwrap());
+        std::fs::create_dir_all(&own).unwrap();
+        let mut photographs: Vec<_> =
+            std::fs::read_dir(&class).unwrap().map(|entry| entry.unwrap().path()).collect();
+        photographs.sort();
+        for photograph in photographs.into_iter().take(each) {
+            std::fs::copy(&photograph, own.join(photograph.file_name().unwrap())).unwrap();
+        }
+    }
+    target
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What an answer says, without its timings.
+fn said(folder: &Path, file: &str) -> (String, Value) {
+    let line = std::fs::read_to_string(folder.join(file)).unwrap();
+    let answer: Value = serde_json::from_str(line.trim()).unwrap_or_else(|e| panic!("{e}: {line}"));
+    (answer["head"].as_str().unwrap_or_default().to_owned(), answer["predictions"].clone())
+}
+
+#[test]
+fn the_readme_teaches_rolls_back_and_restarts_with_the_same_answers() {
+    let Some(assets) = common::assets() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let classes = part_of_trashnet(&assets, folder.path(), 20);
+    let photograph = std::fs::read_dir(assets.join("datasets/trashnet/glass")).unwrap();
+    let photograph = photograph.map(|entry| entry.unwrap().path()).max().unwrap();
+    let commands = Path::new(env!("CARGO_BIN_EXE_graftd")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    // A script that fails must not leave its daemon behind, which would hold our pipes open.
+    let script = format!("trap 'kill $(jobs -p) 2> /dev/null' EXIT\n{}", script());
+    let address = format!("127.0.0.1:{}", free_port());
+    let output = Command::new("bash")
+        .args(["-eu", "-o", "pipefail", "-m", "-c", &script])
+        .current_dir(folder.path())
+        .env("PATH", format!("{}:{path}", commands.display()))
+        .env("STATE", folder.path().join("state"))
+        .env("ADDRESS", &address)
+        .env("GRAFTCTL_TARGET", &address)
+        .env("FOLDER", &classes)
+        .env("PHOTO", &photograph)
+        .output()
+        .unwrap();
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    assert!(out.contains("120 samples are in trash, 0 of them were before; 0 refused"), "{out}");
+    assert!(out.contains("everything is as it was written"), "{out}");
+    let first = said(folder.path(), "first.json");
+    let second = said(folder.path(), "second.json");
+    assert_eq!((first.0.as_str(), second.0.as_str()), ("trash@1", "trash@2"));
+    assert_ne!(first.1, second.1);
+    let overlay = std::fs::read(folder.path().join("looked.png")).unwrap();
+    assert!(overlay.starts_with(b"\x89PNG"));
+    assert_eq!(said(folder.path(), "rolled-back.json"), first);
+    assert_eq!(said(folder.path(), "restarted.json"), first);
+}
