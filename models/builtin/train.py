@@ -89,13 +89,12 @@ class Distillation(nn.Module):
 
     def forward(self, pixels, embedding, maps):
         """The three losses, each a mean over the batch."""
-        with torch.autocast("cpu", torch.bfloat16):
-            features = self.student.features(pixels)
-            cells = self.to_map(F.adaptive_avg_pool2d(features, maps.shape[-1]))
-        predicted = self.to_embedding(features.float().mean((2, 3)))
+        features = self.student.features(pixels)
+        cells = self.to_map(F.adaptive_avg_pool2d(features, maps.shape[-1]))
+        predicted = self.to_embedding(features.mean((2, 3)))
         # The square root keeps large directions in the lead without silencing the small ones.
         scale = self.map_deviation.sqrt()[:, None, None]
-        map_loss = F.smooth_l1_loss(cells.float(), maps / scale)
+        map_loss = F.smooth_l1_loss(cells, maps / scale)
         embedding_loss = F.smooth_l1_loss(predicted, (embedding - self.mean) / self.deviation)
         answer = self.classify(predicted * self.deviation + self.mean)
         divergence = F.kl_div(

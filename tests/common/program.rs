@@ -16,7 +16,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon that serves the assets' MobileNetV2.
+    /// A daemon that serves the assets' `MobileNetV2`.
     pub fn with_mobilenet_v2(assets: &Path) -> Self {
         let state = tempfile::tempdir().unwrap();
         let model = assets.join("models/mobilenet-v2.onnx");
