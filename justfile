@@ -24,9 +24,11 @@ ci:
 release:
     cargo build --release
 
-# The build for packages: smallest and slow to make.
+# The build for packages: smallest and slow to make; graftctl without the daemon's libraries.
 dist:
-    cargo build --profile dist
+    cargo build --locked --profile dist --bin graftd
+    cargo build --locked --profile dist --no-default-features --bin graftctl
+    ls -l target/dist/graftd target/dist/graftctl
 
 # Build for aarch64 and predict once under qemu-user.
 arm64 profile="release":
