@@ -124,7 +124,16 @@ fn resizing_is_within_one_level_of_pillow_under_every_policy() {
         );
         let mut resampler = Resampler::default();
         let ours = resampler.resample(&picture, &geometry).unwrap();
-        let farthest = farthest(ours, &from_hex(&case.pixels));
+        let theirs = from_hex(&case.pixels);
+        let farthest = farthest(ours, &theirs);
         assert!(farthest <= 1, "{width} x {height} {policy}: {farthest} levels from Pillow");
+        // With the axes in the other order a fifth of them would differ. Where one axis shrinks much
+        // more than the other, as squash may ask, Pillow turns the order round itself.
+        let differing = ours.iter().zip(&theirs).filter(|(a, b)| a != b).count();
+        let alike = policy != ResizePolicy::Squash;
+        assert!(
+            !alike || differing * 20 <= theirs.len(),
+            "{width} x {height} {policy}: {differing}"
+        );
     }
 }

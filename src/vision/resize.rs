@@ -83,36 +83,67 @@ impl Geometry {
 #[derive(Default)]
 pub(super) struct Resampler {
     resizer: Resizer,
+    narrowed: Vec<u8>,
     resized: Vec<u8>,
 }
 
 impl Resampler {
     /// The photograph's window resampled to `target.width` x `target.height` RGB pixels: bilinear
     /// with antialiasing, within one grey level of Pillow's `resize(..., BILINEAR, box)`.
+    ///
+    /// The two axes are separate calls because the values between them are rounded to bytes, so
+    /// their order shows in the result: Pillow works along the rows first where both axes shrink
+    /// alike, the resampler by itself along the columns. Small networks feel the difference.
     pub fn resample(
         &mut self,
         picture: &Picture,
         geometry: &Geometry,
     ) -> Result<&[u8], VisionError> {
+        let [left, top, window_width, window_height] = geometry.source;
         let Target { width, height, .. } = geometry.target;
-        let length = 3 * width as usize * height as usize;
-        self.resized.resize(length, 0);
-        let source = ImageRef::new(picture.width, picture.height, &picture.pixels, PixelType::U8x3)
-            .map_err(|error| VisionError::Resize(error.to_string()))?;
-        let mut target = Image::from_slice_u8(width, height, &mut self.resized, PixelType::U8x3)
-            .map_err(|error| VisionError::Resize(error.to_string()))?;
-        let [left, top, source_width, source_height] = geometry.source;
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .crop(left, top, source_width, source_height);
-        self.resizer
-            .resize(&source, &mut target, &options)
-            .map_err(|error| VisionError::Resize(error.to_string()))?;
+        // All rows that the second call's taps can reach: a bilinear filter spans one resampled
+        // pixel on either side.
+        let reach = (window_height / f64::from(height)).max(1.0);
+        let first = (top - reach).floor().max(0.0);
+        let last = (top + window_height + reach).ceil().min(f64::from(picture.height));
+        let rows = (last - first) as u32;
+
+        let source = (picture.width, picture.height, picture.pixels.as_slice());
+        let window = [left, first, window_width, f64::from(rows)];
+        pass(&mut self.resizer, source, window, &mut self.narrowed, (width, rows))?;
+        let source = (width, rows, self.narrowed.as_slice());
+        let window = [0.0, top - first, f64::from(width), window_height];
+        pass(&mut self.resizer, source, window, &mut self.resized, (width, height))?;
+
         if self.resizer.size_of_internal_buffers() > KEPT_BUFFER_BYTES {
             self.resizer.reset_internal_buffers();
         }
+        if self.narrowed.len() > KEPT_BUFFER_BYTES {
+            self.narrowed = Vec::new();
+        }
         Ok(&self.resized)
     }
+}
+
+/// Resamples a window (left, top, width, height) of RGB pixels to all of `out`.
+fn pass(
+    resizer: &mut Resizer,
+    (source_width, source_height, pixels): (u32, u32, &[u8]),
+    [left, top, window_width, window_height]: [f64; 4],
+    out: &mut Vec<u8>,
+    (width, height): (u32, u32),
+) -> Result<(), VisionError> {
+    out.resize(3 * width as usize * height as usize, 0);
+    let source = ImageRef::new(source_width, source_height, pixels, PixelType::U8x3)
+        .map_err(|error| VisionError::Resize(error.to_string()))?;
+    let mut target = Image::from_slice_u8(width, height, out, PixelType::U8x3)
+        .map_err(|error| VisionError::Resize(error.to_string()))?;
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .crop(left, top, window_width, window_height);
+    resizer
+        .resize(&source, &mut target, &options)
+        .map_err(|error| VisionError::Resize(error.to_string()))
 }
 
 #[cfg(test)]
