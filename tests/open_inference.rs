@@ -4,8 +4,9 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::daemon::{Daemon, photograph, reference};
+use common::daemon::{Daemon, Occupied, photograph, reference};
 use graftd::client::Picture;
+use graftd::engine::PoolOptions;
 use graftd::proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use graftd::proto::inference::infer_parameter::ParameterChoice;
 use graftd::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
@@ -13,6 +14,7 @@ use graftd::proto::inference::{
     InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
     ModelMetadataRequest, ModelReadyRequest, ServerMetadataRequest, ServerReadyRequest,
 };
+use graftd::rpc::ServerOptions;
 use tonic::transport::Channel;
 
 type Service = GrpcInferenceServiceClient<Channel>;
@@ -151,6 +153,71 @@ async fn photographs_come_as_bytes_and_classes_go_as_text() {
     assert_eq!((&elements[0][..], &elements[2][..]), (text.as_bytes(), text.as_bytes()));
 }
 
+/// The rows of [`values`], no two alike.
+fn different_rows(model: &str, rows: usize) -> ModelInferRequest {
+    let mut request = values(model, rows);
+    let contents = request.inputs[0].contents.as_mut().unwrap();
+    for (row, values) in contents.fp32_contents.chunks_mut(3 * 16 * 16).enumerate() {
+        values.iter_mut().for_each(|value| *value *= 0.5 + row as f32);
+    }
+    request
+}
+
+/// A daemon with two workers, both occupied until the senders are dropped.
+async fn two_busy_workers() -> (tempfile::TempDir, Daemon, Vec<Occupied>) {
+    let state = tempfile::tempdir().unwrap();
+    let pool = PoolOptions { workers: 2, queue: 8 };
+    let daemon = Daemon::start_in(state.path(), pool, ServerOptions::default()).await;
+    let occupied = vec![daemon.occupy().await, daemon.occupy().await];
+    (state, daemon, occupied)
+}
+
+#[tokio::test]
+async fn the_rows_of_one_request_run_on_all_workers_and_keep_their_order() {
+    let (_state, daemon, occupied) = two_busy_workers().await;
+    let mut alone = Vec::new();
+    let mut service = service(&daemon).await;
+    let call = {
+        let mut service = service.clone();
+        tokio::spawn(async move { infer(&mut service, different_rows("logits", 7)).await })
+    };
+    daemon.queued(3).await; // one for each worker, one more that waits
+    drop(occupied);
+    let together = call.await.unwrap().outputs.remove(0).contents.unwrap().fp32_contents;
+    for row in different_rows("logits", 7).inputs[0]
+        .contents
+        .as_ref()
+        .unwrap()
+        .fp32_contents
+        .chunks(3 * 16 * 16)
+    {
+        let mut request = values("logits", 1);
+        request.inputs[0].contents.as_mut().unwrap().fp32_contents = row.to_vec();
+        alone.extend(
+            infer(&mut service, request).await.outputs.remove(0).contents.unwrap().fp32_contents,
+        );
+    }
+    assert_eq!(together, alone);
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_takes_its_rows_with_it() {
+    let (_state, daemon, _occupied) = two_busy_workers().await;
+    let mut service = service(&daemon).await;
+    let call = tokio::spawn(async move { infer(&mut service, values("logits", 64)).await });
+    daemon.queued(3).await;
+    call.abort();
+    daemon.queued(0).await;
+}
+
+#[tokio::test]
+async fn more_rows_than_the_queue_has_places_are_no_error() {
+    let daemon = Daemon::start().await;
+    let mut service = service(&daemon).await;
+    let answer = infer(&mut service, values("features", 64)).await;
+    assert_eq!(answer.outputs[0].shape[0], 64);
+}
+
 #[tokio::test]
 async fn wrong_requests_are_refused_and_the_next_good_one_is_answered() {
     let daemon = Daemon::start().await;
@@ -169,9 +236,14 @@ async fn wrong_requests_are_refused_and_the_next_good_one_is_answered() {
     picture.inputs[0] = InferInputTensor {
         name: "image".into(),
         datatype: "BYTES".into(),
-        shape: vec![1],
+        shape: vec![4],
         contents: Some(InferTensorContents {
-            bytes_contents: vec![b"junk".as_slice().into()],
+            bytes_contents: vec![
+                photograph().into(),
+                photograph().into(),
+                b"junk".as_slice().into(),
+                photograph().into(),
+            ],
             ..Default::default()
         }),
         ..Default::default()
@@ -182,7 +254,7 @@ async fn wrong_requests_are_refused_and_the_next_good_one_is_answered() {
         (wrong_type, "inputs[0].datatype"),
         (too_short, "inputs[0].raw"),
         (twice, "exactly one"),
-        (picture, "inputs[0].contents[0]"),
+        (picture, "inputs[0].contents[2]"),
         (values("logits", 65), "64 rows"),
     ] {
         let status = service.model_infer(request).await.unwrap_err();

@@ -5,14 +5,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use graftd::backbones::{Checker, Labels, Manifest, TensorNames};
+use graftd::base::cancel::Cancel;
 use graftd::base::clock::Timestamp;
 use graftd::base::digest::Digest;
 use graftd::client::Client;
 use graftd::engine::learning::Learning;
 use graftd::engine::{
-    BackboneKeeper, Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, Snapshot,
+    BackboneKeeper, Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, Priority, Snapshot,
+    Ticket,
 };
 use graftd::graph::{Network, Options, Source};
 use graftd::rpc::{DrainHandle, Server, ServerOptions};
@@ -33,6 +36,12 @@ pub struct Daemon {
     /// Removes the state folder, where nobody else does.
     _owned: Option<tempfile::TempDir>,
     pub served: tokio::task::JoinHandle<()>,
+}
+
+/// A worker that does nothing else.
+pub struct Occupied {
+    _release: std::sync::mpsc::Sender<()>,
+    _running: Ticket<()>,
 }
 
 /// A file of `tests/reference`.
@@ -129,6 +138,29 @@ impl Daemon {
         };
         std::fs::write(folder.join("model.onnx"), model).unwrap();
         std::fs::write(folder.join("backbone.toml"), manifest.to_toml().unwrap()).unwrap();
+    }
+
+    /// Occupies a worker until what it returns is dropped.
+    pub async fn occupy(&self) -> Occupied {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (began, begun) = oneshot::channel();
+        let work = move |_: &Cancel, _| {
+            began.send(()).unwrap();
+            let _ = released.recv();
+        };
+        let running = self.engine.run(Priority::Foreground, Cancel::default(), work).unwrap();
+        begun.await.unwrap();
+        Occupied { _release: release, _running: running }
+    }
+
+    /// Waits until `count` images wait for a worker.
+    pub async fn queued(&self, count: usize) {
+        let reached = async {
+            while self.engine.statistics().queued != count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), reached).await.expect("the queue's length");
     }
 
     /// For the generated clients.

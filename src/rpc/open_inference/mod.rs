@@ -4,6 +4,7 @@
 //! `logits` and `probabilities`.
 
 mod model;
+mod rows;
 mod service;
 mod signature;
 mod tensors;

@@ -4,10 +4,9 @@ use std::time::Instant;
 
 use tonic::{Request, Response, Status};
 
-use super::model::{self, Model};
 use super::tensors::{self, Input};
-use crate::base::cancel::Cancel;
-use crate::engine::{Priority, Subject};
+use super::{model, rows};
+use crate::engine::Subject;
 use crate::proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use crate::proto::inference::{
     ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
@@ -44,10 +43,7 @@ impl OpenInference {
 
         // By output, then by row.
         let mut outputs = vec![Vec::new(); signature.outputs.len()];
-        for (row, subject) in subjects(input).into_iter().enumerate() {
-            let answered = self.row(&model, subject, deadline).await;
-            let at = || format!("inputs[0].contents[{row}]");
-            let values = answered.map_err(|error| error.with_picture_at(at()))?;
+        for values in rows::run(&self.shared, &model, subjects(input), deadline).await? {
             for (output, values) in outputs.iter_mut().zip(values) {
                 output.push(values);
             }
@@ -65,27 +61,6 @@ impl OpenInference {
             tensors::push_output(&mut response, name, rows, want.classification, labels, raw);
         }
         Ok(response)
-    }
-
-    /// One row's values, in the order of the model's outputs.
-    async fn row(
-        &self,
-        model: &Model,
-        subject: Subject,
-        deadline: Option<Instant>,
-    ) -> Result<Vec<Vec<f32>>, RpcError> {
-        let engine = &self.shared.engine;
-        let cancel = Cancel::with_deadline(deadline);
-        let (values, by, inference) = if model.is_extractor() {
-            let ticket = engine.embed(Priority::Foreground, &model.target, subject, cancel)?;
-            let embedded = ticket.await??;
-            (vec![embedded.embedding], embedded.by, embedded.timings.inference)
-        } else {
-            let answer = engine.predict(&model.target, subject, cancel)?.await??;
-            (model::values(&answer), answer.by, answer.timings.inference)
-        };
-        self.shared.meter.answered(&by.backbone.name, inference);
-        Ok(values)
     }
 }
 
