@@ -84,6 +84,21 @@ async fn an_uploaded_backbone_is_tried_kept_and_answers() {
 }
 
 #[tokio::test]
+async fn an_upload_with_an_unknown_operator_is_unimplemented_and_names_operator_and_node() {
+    let Some(assets) = common::assets() else { return };
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let file = assets.join("models/mobilenet-v2-int8.onnx");
+    let uploaded = client.upload_backbone(manifest("int8"), &file, Box::new(|_| {})).await;
+    let error = uploaded.map(|_| ()).unwrap_err();
+    assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::Unimplemented, "OPERATOR"));
+    let message = error.message;
+    assert!(message.contains("operator com.microsoft.QLinear"), "{message}");
+    assert!(message.contains("node \""), "{message}");
+    assert_eq!(client.list_backbones().await.unwrap().len(), 3, "what was refused left nothing");
+}
+
+#[tokio::test]
 async fn an_upload_that_breaks_the_order_or_off_leaves_nothing() {
     let daemon = Daemon::start().await;
     let client = daemon.client().await;

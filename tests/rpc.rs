@@ -5,12 +5,10 @@ mod common;
 use std::time::Duration;
 
 use common::daemon::{Daemon, photograph, reference};
-use graftd::base::cancel::Cancel;
 use graftd::client::messages::{
     EmbedRequest, Image, PixelFormat, PredictRequest, PredictStreamRequest, RawFrame, image,
 };
 use graftd::client::{Client, ClientError, ErrorKind, Options, Picture};
-use graftd::engine::{Priority, Ticket};
 use graftd::rpc::ServerOptions;
 use tokio_stream::StreamExt;
 
@@ -20,29 +18,6 @@ fn encoded(bytes: impl Into<Vec<u8>>) -> PredictRequest {
 
 async fn predict_fails(client: &Client, request: PredictRequest) -> ClientError {
     client.predict(request).await.unwrap_err()
-}
-
-/// Holds the only worker until the returned sender is dropped.
-async fn occupy(daemon: &Daemon) -> (std::sync::mpsc::Sender<()>, Ticket<()>) {
-    let (release, released) = std::sync::mpsc::channel::<()>();
-    let (began, begun) = tokio::sync::oneshot::channel();
-    let work = move |_: &Cancel, _| {
-        began.send(()).unwrap();
-        let _ = released.recv();
-    };
-    let ticket = daemon.engine.run(Priority::Foreground, Cancel::default(), work).unwrap();
-    begun.await.unwrap();
-    (release, ticket)
-}
-
-/// Waits until `count` images wait for the worker.
-async fn queued(daemon: &Daemon, count: usize) {
-    let reached = async {
-        while daemon.engine.statistics().queued != count {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), reached).await.expect("the queue's length");
 }
 
 #[tokio::test]
@@ -143,8 +118,9 @@ async fn every_hostile_request_gets_a_clear_error_and_the_next_good_one_its_answ
         (encoded([]), invalid, "image"),
         (encoded(*b"not a picture at all"), invalid, "image"),
         (encoded(bomb), invalid, "image"),
-        (raw(4, 4, 47), invalid, "image"),
-        (raw(0, 4, 0), invalid, "image"),
+        (raw(4, 4, 47), invalid, "image.raw.data"),
+        (raw(4, 4, 0), invalid, "image.raw.data"),
+        (raw(0, 4, 0), invalid, "image.raw.width"),
         (raw(65535, 65535, 12), invalid, "image"),
         (top_k(0), invalid, "top_k"),
         (top_k(1_000_000_000), invalid, "top_k"),
@@ -217,18 +193,18 @@ async fn a_bad_item_answers_with_its_own_failure_and_the_stream_lives_on() {
 async fn a_full_queue_is_told_with_a_time_to_try_again() {
     let daemon = Daemon::start().await;
     let client = daemon.client().await;
-    let (release, _running) = occupy(&daemon).await;
+    let occupied = daemon.occupy().await;
     let waiting: Vec<_> = (0..2)
         .map(|_| {
             let client = client.clone();
             tokio::spawn(async move { client.predict(encoded(photograph())).await })
         })
         .collect();
-    queued(&daemon, 2).await;
+    daemon.queued(2).await;
     let error = predict_fails(&client, encoded(photograph())).await;
     assert_eq!(error.kind, ErrorKind::ResourceExhausted);
     assert!(error.retry_after.is_some() && error.is_temporary());
-    drop(release);
+    drop(occupied);
     for answer in waiting {
         answer.await.unwrap().unwrap();
     }
@@ -238,11 +214,11 @@ async fn a_full_queue_is_told_with_a_time_to_try_again() {
 async fn a_caller_that_hangs_up_frees_its_place_in_the_queue() {
     let daemon = Daemon::start().await;
     let client = daemon.client().await;
-    let (_release, _running) = occupy(&daemon).await;
+    let _occupied = daemon.occupy().await;
     let call = tokio::spawn(async move { client.predict(encoded(photograph())).await });
-    queued(&daemon, 1).await;
+    daemon.queued(1).await;
     call.abort();
-    queued(&daemon, 0).await;
+    daemon.queued(0).await;
 }
 
 #[tokio::test]
@@ -251,10 +227,10 @@ async fn a_deadline_that_passes_frees_the_place_in_the_queue() {
     let options =
         Options { request_timeout: Some(Duration::from_millis(50)), ..Options::default() };
     let client = Client::connect_with(&daemon.address, options).await.unwrap();
-    let (_release, _running) = occupy(&daemon).await;
+    let _occupied = daemon.occupy().await;
     let error = predict_fails(&client, encoded(photograph())).await;
     assert_eq!(error.kind, ErrorKind::DeadlineExceeded, "{error}");
-    queued(&daemon, 0).await;
+    daemon.queued(0).await;
 }
 
 #[tokio::test]
@@ -282,16 +258,16 @@ async fn ten_thousand_streams_opened_and_dropped_leave_the_daemon_unharmed() {
 async fn stopping_finishes_what_runs_and_ends_streams_as_unavailable() {
     let mut daemon = Daemon::start().await;
     let client = daemon.client().await;
-    let (release, _running) = occupy(&daemon).await;
+    let occupied = daemon.occupy().await;
     let item = PredictStreamRequest {
         request: Some(encoded(photograph())),
         ..PredictStreamRequest::default()
     };
     let items = tokio_stream::once(item).chain(tokio_stream::pending());
     let mut answers = client.predict_stream(items).await.unwrap();
-    queued(&daemon, 1).await;
+    daemon.queued(1).await;
     daemon.stop();
-    drop(release);
+    drop(occupied);
     assert!(answers.next().await.unwrap().unwrap().result.is_ok());
     let error = answers.next().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");

@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::{BackboneError, Labels, TensorNames};
-use crate::graph::{Network, Options, Source};
+use crate::graph::{GraphError, Network, Options, Source};
 use crate::vision::{Preprocessing, TensorLayout};
 
 /// The most that is read of what a child says.
@@ -59,7 +59,15 @@ pub struct CheckReport {
 #[serde(rename_all = "snake_case")]
 enum Verdict {
     Accepted(CheckReport),
-    Refused(String),
+    Refused(Refusal),
+}
+
+/// Why the child refuses a model. What callers tell apart has a kind of its own.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Refusal {
+    UnsupportedOperator { operator: String, node: String },
+    Other(String),
 }
 
 impl Checker {
@@ -71,7 +79,8 @@ impl Checker {
     /// Tries the model at `path`.
     ///
     /// # Errors
-    /// [`BackboneError::Refused`] with the reason, whatever the child died of.
+    /// [`GraphError::UnsupportedOperator`]; else [`BackboneError::Refused`] with the reason, whatever
+    /// the child died of.
     pub fn check(&self, path: &Path, options: &Options) -> Result<CheckReport, BackboneError> {
         let trial = |reason: String| BackboneError::Trial(reason);
         let size = std::fs::metadata(path).map_err(BackboneError::io(path))?.len();
@@ -121,13 +130,36 @@ impl Checker {
         };
         match serde_json::from_slice(&answer) {
             Ok(Verdict::Accepted(report)) => Ok(report),
-            Ok(Verdict::Refused(reason)) => Err(BackboneError::Refused(reason)),
+            Ok(Verdict::Refused(refusal)) => Err(refusal.into()),
             Err(_) => Err(BackboneError::Refused(format!(
                 "it ended the process that ran it ({status}); it may have needed more than {} MB \
                  of memory or {} s of processor time",
                 memory >> 20,
                 self.cpu_seconds,
             ))),
+        }
+    }
+}
+
+impl From<GraphError> for Refusal {
+    fn from(error: GraphError) -> Self {
+        #[allow(clippy::wildcard_enum_match_arm)] // for a new network all else is one kind
+        match error {
+            GraphError::UnsupportedOperator { operator, node } => {
+                Self::UnsupportedOperator { operator, node }
+            }
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for BackboneError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::UnsupportedOperator { operator, node } => {
+                GraphError::UnsupportedOperator { operator, node }.into()
+            }
+            Refusal::Other(reason) => Self::Refused(reason),
         }
     }
 }
@@ -193,24 +225,25 @@ pub fn check_here(
 ) -> Result<String, String> {
     let verdict = limit_this_process(memory_bytes, cpu_seconds)
         .and_then(|()| serde_json::from_str(tensors).map_err(|error| error.to_string()))
+        .map_err(Refusal::Other)
         .and_then(|tensors: TensorNames| {
-            run_once(path, &Options { size, overrides: tensors.overrides() })
+            let options = Options { size, overrides: tensors.overrides() };
+            run_once(path, &options).map_err(Refusal::from)
         });
     let (line, accepted) = match verdict {
         Ok(report) => (Verdict::Accepted(report), true),
-        Err(reason) => (Verdict::Refused(reason), false),
+        Err(refusal) => (Verdict::Refused(refusal), false),
     };
     let line = serde_json::to_string(&line).map_err(|error| error.to_string())?;
     if accepted { Ok(line) } else { Err(line) }
 }
 
-fn run_once(path: &Path, options: &Options) -> Result<CheckReport, String> {
-    let network =
-        Network::load(Source::File(path.to_owned()), options).map_err(|error| error.to_string())?;
+fn run_once(path: &Path, options: &Options) -> Result<CheckReport, GraphError> {
+    let network = Network::load(Source::File(path.to_owned()), options)?;
     let plan = network.plan();
     // Values as a normalised photograph has them: neither constant nor symmetric.
     let input: Vec<f32> = (0..plan.input_len()).map(|i| (i % 251) as f32 / 125.0 - 0.9).collect();
-    plan.run(&input).map_err(|error| error.to_string())?;
+    plan.run(&input)?;
     Ok(CheckReport::of(&network))
 }
 
@@ -255,7 +288,21 @@ mod tests {
         assert!(message("kill -9 $$", long).contains("ended the process"));
         assert!(message("exit 0", long).contains("ended the process"));
         assert!(message("echo nonsense; exit 1", long).contains("ended the process"));
-        assert!(message(r#"echo '{"refused":"no input"}'; exit 1"#, long).contains("no input"));
+        let refusal = r#"echo '{"refused":{"other":"no input"}}'; exit 1"#;
+        assert!(message(refusal, long).contains("no input"));
+    }
+
+    #[test]
+    fn the_operator_that_a_child_does_not_know_arrives_as_such() {
+        let error = GraphError::UnsupportedOperator { operator: "Warp".into(), node: "w7".into() };
+        let line = serde_json::to_string(&Verdict::Refused(error.into())).unwrap();
+        let script = format!("echo '{line}'; exit 1");
+        let Err(BackboneError::Graph(GraphError::UnsupportedOperator { operator, node })) =
+            shell(&script, Duration::from_mins(1))
+        else {
+            panic!("{line}")
+        };
+        assert_eq!((operator.as_str(), node.as_str()), ("Warp", "w7"));
     }
 
     #[test]

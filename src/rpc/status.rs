@@ -278,9 +278,10 @@ fn of_store(error: &StoreError) -> Problem {
 }
 
 fn of_vision(error: &VisionError, picture: &str) -> Problem {
-    let refused = |reason| {
-        Problem::new(Code::InvalidArgument, reason, format!("{picture}: {error}")).at(picture)
+    let refused_at = |field: &str, reason| {
+        Problem::new(Code::InvalidArgument, reason, format!("{field}: {error}")).at(field)
     };
+    let refused = |reason| refused_at(picture, reason);
     match error {
         VisionError::Empty | VisionError::UnknownFormat | VisionError::Unsupported { .. } => {
             refused("IMAGE_FORMAT")
@@ -291,7 +292,10 @@ fn of_vision(error: &VisionError, picture: &str) -> Problem {
         VisionError::Truncated { .. }
         | VisionError::Malformed { .. }
         | VisionError::DecoderPanicked { .. } => refused("IMAGE_DAMAGED"),
-        VisionError::FrameStride { .. } | VisionError::FrameSize { .. } => refused("RAW_FRAME"),
+        VisionError::FrameStride { .. } => {
+            refused_at(&format!("{picture}.raw.stride"), "RAW_FRAME")
+        }
+        VisionError::FrameSize { .. } => refused_at(&format!("{picture}.raw.data"), "RAW_FRAME"),
         VisionError::Preprocessing { field, .. } => {
             Problem::new(Code::InvalidArgument, "PREPROCESSING", error.to_string())
                 .at(&format!("preprocessing.{field}"))
@@ -379,8 +383,8 @@ fn of_label(error: &LabelError) -> Problem {
 }
 
 /// What a caller over the network would be told: the commands that need no daemon say the same.
-pub fn failure(error: EngineError) -> Failure {
-    RpcError::from(error).into()
+pub fn failure(error: impl Into<RpcError>) -> Failure {
+    error.into().into()
 }
 
 impl From<RpcError> for Status {

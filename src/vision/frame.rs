@@ -55,9 +55,9 @@ impl RawFrame<'_> {
     /// If the frame is over the limits, a side is zero, the stride is too short for a row, or
     /// `data` has not exactly the length that format, size and stride imply.
     pub fn to_picture(&self, limits: &Limits) -> Result<Picture, VisionError> {
-        limits.check_bytes(self.data.len())?;
         limits.check_size(self.width, self.height)?;
         let stride = self.checked_stride()?;
+        limits.check_bytes(self.data.len())?;
         let (width, height) = (self.width as usize, self.height as usize);
         let mut pixels = Vec::with_capacity(3 * width * height);
         let plane_rows = self.data.chunks_exact(stride).take(height);
@@ -255,6 +255,8 @@ mod tests {
             error.to_string(),
             "the raw frame has 23 bytes, but nv12 of 4 x 4 with a stride of 4 needs 24"
         );
+        let error = picture(PixelFormat::Gray8, (2, 1), 0, &[]).unwrap_err();
+        assert!(error.to_string().starts_with("the raw frame has 0 bytes"), "{error}");
         let error = picture(PixelFormat::Rgb8, (4, 4), 11, &[0; 44]).unwrap_err();
         assert!(matches!(error, VisionError::FrameStride { needed: 12, .. }));
         assert!(matches!(

@@ -8,8 +8,8 @@ use crate::vision::PixelFormat;
 /// The picture in field `image`.
 ///
 /// # Errors
-/// Where it is absent, or a raw frame names no format. What the bytes hold is looked at by the worker
-/// that decodes them.
+/// Where it is absent, or a raw frame lacks format, size or data. What the bytes hold is looked at by
+/// the worker that decodes them.
 pub fn subject(image: Option<Image>) -> Result<Subject, FieldError> {
     Subject::try_from(image.required("image")?).within("image")
 }
@@ -44,6 +44,14 @@ impl TryFrom<RawFrame> for Subject {
             }
         };
         let RawFrame { width, height, stride, data, .. } = frame;
+        for (field, pixels) in [("width", width), ("height", height)] {
+            if pixels == 0 {
+                return Err(FieldError::new(field, "must be at least 1 pixel"));
+            }
+        }
+        if data.is_empty() {
+            return Err(FieldError::new("data", "must hold the pixels of the frame; it is empty"));
+        }
         Ok(Self::Frame { format, width, height, stride, data })
     }
 }
@@ -51,6 +59,13 @@ impl TryFrom<RawFrame> for Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+
+    /// A grey frame of one pixel.
+    fn pixel() -> RawFrame {
+        let format = Format::Gray8.into();
+        RawFrame { format, width: 1, height: 1, stride: 0, data: Bytes::from_static(b"x") }
+    }
 
     #[test]
     fn an_absent_or_empty_image_is_refused_with_its_path() {
@@ -65,7 +80,22 @@ mod tests {
             (0, "image.raw.format: must be set"),
             (99, "image.raw.format: 99 is not a pixel format"),
         ] {
-            let frame = RawFrame { format, ..RawFrame::default() };
+            let frame = RawFrame { format, ..pixel() };
+            let image = Image { source: Some(Source::Raw(frame)) };
+            assert_eq!(subject(Some(image)).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_raw_frame_needs_a_size_and_data() {
+        for (frame, message) in [
+            (RawFrame { width: 0, ..pixel() }, "image.raw.width: must be at least 1 pixel"),
+            (RawFrame { height: 0, ..pixel() }, "image.raw.height: must be at least 1 pixel"),
+            (
+                RawFrame { data: Bytes::new(), ..pixel() },
+                "image.raw.data: must hold the pixels of the frame; it is empty",
+            ),
+        ] {
             let image = Image { source: Some(Source::Raw(frame)) };
             assert_eq!(subject(Some(image)).unwrap_err().to_string(), message);
         }
@@ -74,7 +104,7 @@ mod tests {
     #[test]
     fn every_pixel_format_of_the_wire_has_one_of_vision() {
         for format in (1..).map_while(|number| Format::try_from(number).ok()) {
-            let frame = RawFrame { format: format.into(), ..RawFrame::default() };
+            let frame = RawFrame { format: format.into(), ..pixel() };
             let Ok(Subject::Frame { format: found, .. }) = Subject::try_from(frame) else {
                 panic!("{format:?} is refused")
             };
