@@ -5,7 +5,7 @@
 //! reads the `use` lines and fails on an upward import.
 
 // Of the daemon's code, not of its tests.
-#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::unwrap_used))]
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout, clippy::unwrap_used))]
 
 #[cfg(feature = "daemon")]
 pub mod app;

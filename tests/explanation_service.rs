@@ -1,4 +1,4 @@
-//! ExplanationService over real gRPC, on the tiny networks.
+//! `ExplanationService` over real gRPC, on the tiny networks.
 
 mod common;
 

@@ -13,6 +13,7 @@ use crate::engine::{EngineError, Explained};
 use crate::explain::audit::{Audit as Findings, ClassAudit, Look};
 use crate::explain::sheet::{Tile, contact_sheet};
 use crate::terminal;
+use crate::terminal::print;
 use crate::vision::{BoundingBox, ColorMap, DEFAULT_STRENGTH};
 
 /// Images a class on the contact sheet, the most deviating first.
@@ -68,7 +69,7 @@ impl Audit {
                     }
                     Err(error) => {
                         outcome = Outcome::SomeFailed;
-                        eprintln!("{}", output::failure(image, &error));
+                        print::error(output::failure(image, &error));
                     }
                 }
                 Ok(())
@@ -109,13 +110,13 @@ impl Audit {
                 "outside_energy": class.outside_energy,
                 "deviating": worst,
             });
-            println!("{object}");
+            print::json(&object);
             return;
         }
         let outside = class.outside_energy.map_or_else(String::new, |share| {
             format!(", {:.0} % outside the boxes", 100.0 * share)
         });
-        println!(
+        print::line(format_args!(
             "{:<24} {:>4} images, {} without evidence, {:.0} % of the energy at the border{outside}; \
              look at {}",
             class.class,
@@ -123,7 +124,7 @@ impl Audit {
             class.without_evidence,
             100.0 * class.border_energy,
             worst.join(", ")
-        );
+        ));
     }
 }
 

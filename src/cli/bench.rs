@@ -16,6 +16,7 @@ use crate::engine::{
     Answer, Answerer, Engine, EngineError, EngineOptions, LiveBackbone, PoolOptions, Priority,
     Snapshot, Subject, Target, Ticket, Timings, prepare,
 };
+use crate::terminal::print;
 use crate::vision::{ImageFormat, Limits, Picture, encode};
 
 /// Rounds of an interleaved comparison; its result is the median of their ratios.
@@ -81,7 +82,7 @@ impl Bench {
             report["compare"] = compare(&backbone, &tensor, threads)?;
         }
         if self.json {
-            println!("{report}");
+            print::json(&report);
         } else {
             print_table(&report);
         }
@@ -261,25 +262,34 @@ fn resident_megabytes() -> Option<f64> {
 fn print_table(report: &Value) {
     let number =
         |value: &Value| value.as_f64().map_or("?".to_owned(), |number| format!("{number:.2}"));
-    println!(
+    print::line(format_args!(
         "{} on {} threads",
         report["backbone"].as_str().unwrap_or_default(),
         report["threads"]
-    );
-    println!("{:12} {:>10} {:>10} {:>10} {:>10}", "", "median ms", "p95 ms", "p99 ms", "images/s");
+    ));
+    print::line(format_args!(
+        "{:12} {:>10} {:>10} {:>10} {:>10}",
+        "", "median ms", "p95 ms", "p99 ms", "images/s"
+    ));
     for part in ["engine", "end_to_end"] {
         let row = &report[part];
         let cells =
             ["median_ms", "p95_ms", "p99_ms", "images_per_second"].map(|name| number(&row[name]));
-        println!("{part:12} {:>10} {:>10} {:>10} {:>10}", cells[0], cells[1], cells[2], cells[3]);
+        print::line(format_args!(
+            "{part:12} {:>10} {:>10} {:>10} {:>10}",
+            cells[0], cells[1], cells[2], cells[3]
+        ));
     }
-    println!(
+    print::line(format_args!(
         "resident memory {} MB, loaded in {} ms",
         number(&report["resident_memory_mb"]),
         number(&report["load_ms"])
-    );
+    ));
     if let Some(compare) = report.get("compare") {
-        println!("engine / bare network {}", number(&compare["engine_over_bare_network"]));
-        println!("all threads / one     {}", number(&compare["threads_over_one"]));
+        print::line(format_args!(
+            "engine / bare network {}",
+            number(&compare["engine_over_bare_network"])
+        ));
+        print::line(format_args!("all threads / one     {}", number(&compare["threads_over_one"])));
     }
 }

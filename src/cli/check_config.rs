@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{CliError, Outcome};
 use crate::app::{Config, ConfigSource, default_toml};
+use crate::terminal::print;
 
 /// Check a configuration.
 #[derive(Args, Debug)]
@@ -25,12 +26,15 @@ impl CheckConfig {
     /// Runs the command.
     pub(crate) fn run(&self) -> Result<Outcome, CliError> {
         if self.print_default {
-            print!("{}", default_toml());
+            print::text(default_toml());
             return Ok(Outcome::Complete);
         }
         let file = self.file.clone().or_else(|| self.config.clone());
         let config = Config::load(&ConfigSource::of_process(file, Vec::new()))?;
-        println!("the configuration is right; the daemon would listen on {}", config.listen());
+        print::line(format_args!(
+            "the configuration is right; the daemon would listen on {}",
+            config.listen()
+        ));
         Ok(Outcome::Complete)
     }
 }

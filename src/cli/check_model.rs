@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Outcome;
 use crate::backbones::check_here;
+use crate::terminal::print;
 
 /// Load and run a model once, within limits, and print the verdict as JSON.
 #[derive(Args, Debug)]
@@ -34,7 +35,7 @@ impl CheckModel {
             Ok(line) => (line, Outcome::Complete),
             Err(line) => (line, Outcome::SomeFailed),
         };
-        println!("{line}");
+        print::line(&line);
         outcome
     }
 }

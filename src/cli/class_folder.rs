@@ -18,6 +18,7 @@ use crate::engine::{
 };
 use crate::heads::check_label;
 use crate::terminal::pictures_in;
+use crate::terminal::print;
 use crate::train::doctor::PhotographFacts;
 use crate::train::{HalfRows, Samples};
 use crate::vision::{Limits, quality};
@@ -114,7 +115,12 @@ impl ClassFolder {
                 }
                 Err(reason) => {
                     result.failed += 1;
-                    bar.suspend(|| eprintln!("{}: {reason}; left out", picture.path.display()));
+                    bar.suspend(|| {
+                        print::error(format_args!(
+                            "{}: {reason}; left out",
+                            picture.path.display()
+                        ));
+                    });
                 }
             }
             bar.inc(1);

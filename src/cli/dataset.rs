@@ -9,6 +9,7 @@ use super::class_folder::{ClassFolder, Embedded, Embedder};
 use super::preprocessing::PreprocessingFlags;
 use super::{CliError, Global, Outcome};
 use crate::base::cancel::Cancel;
+use crate::terminal::print;
 use crate::train::doctor::{Diagnosis, Flaw, examine};
 
 /// Findings of one sort that a person is shown; `--json` has all.
@@ -71,9 +72,9 @@ impl ReportCommand {
         let samples = embedded.samples(&rows);
         let diagnosis = examine(&samples, &embedded.facts, self.seed, &Cancel::default())?;
         if self.json {
-            println!("{}", object(&diagnosis, &embedded));
+            print::json(&object(&diagnosis, &embedded));
         } else {
-            print!("{}", text(&diagnosis, &embedded));
+            print::text(text(&diagnosis, &embedded));
         }
         Ok(if embedded.failed == 0 { Outcome::Complete } else { Outcome::SomeFailed })
     }

@@ -11,6 +11,7 @@ use super::train::{per_class, read_head, report_text, write};
 use super::{CliError, Global, Outcome};
 use crate::base::cancel::Cancel;
 use crate::heads::Head;
+use crate::terminal::print;
 use crate::train::{Samples, compare, evaluate};
 
 /// Judge a saved head on a folder of labelled photographs: one folder a class.
@@ -84,9 +85,9 @@ impl Evaluate {
                 "unknown": unknown,
                 "comparison": comparison,
             });
-            println!("{object}");
+            print::json(&object);
         } else {
-            println!(
+            print::line(format_args!(
                 "{:.1} % right of {} (95 % interval {:.1} to {:.1} %), {:.1} % called unknown\n\n{}",
                 100.0 * report.accuracy,
                 report.samples,
@@ -94,13 +95,13 @@ impl Evaluate {
                 100.0 * report.interval.1,
                 100.0 * unknown,
                 report_text(&report)
-            );
+            ));
             if let Some(c) = comparison {
-                println!(
+                print::line(format_args!(
                     "against the other head: {} right only here, {} only there, {} both, {} neither; \
                      p = {:.3} that they are equally good",
                     c.only_new, c.only_old, c.both, c.neither, c.p_value
-                );
+                ));
             }
         }
         Ok(if embedded.failed == 0 { Outcome::Complete } else { Outcome::SomeFailed })

@@ -21,6 +21,7 @@ use crate::explain::{self, ClassSpec, Method, Request, SmoothGrad, sanity};
 use crate::grad::{State, TABLE};
 use crate::rpc;
 use crate::terminal;
+use crate::terminal::print;
 use crate::vision::{
     BoundingBox, ColorMap, DEFAULT_STRENGTH, HeatMap, ImageFormat, Limits, encode, overlay,
 };
@@ -249,9 +250,9 @@ impl Explain {
                 Err(error) => {
                     outcome = Outcome::SomeFailed;
                     if self.json {
-                        println!("{}", output::failure(image, &error));
+                        print::json(&output::failure(image, &error));
                     } else {
-                        eprintln!("{}: {}", image.display(), error.message);
+                        print::error(format_args!("{}: {}", image.display(), error.message));
                     }
                 }
             }
@@ -280,15 +281,15 @@ impl Explain {
         });
         let stages = if self.sanity { self.shuffle(explained)? } else { Vec::new() };
         if self.json {
-            println!("{}", object(image, explained, inside, &stages));
+            print::json(&object(image, explained, inside, &stages));
         } else {
             tally.add(inside);
             print_text(image, explained, inside);
             for stage in stages {
-                println!(
+                print::line(format_args!(
                     "  shuffled down to {}: rank correlation {:.3}",
                     stage.node, stage.correlation
-                );
+                ));
             }
         }
         Ok(())
@@ -424,16 +425,19 @@ fn print_text(image: &Path, explained: &Explained, inside: Option<(bool, f32)>) 
         }
         None => "nothing in the picture speaks for it; the map is zero".to_owned(),
     };
-    println!("{}  {class}: {place}", image.display());
+    print::line(format_args!("{}  {class}: {place}", image.display()));
     if let Some((hit, energy)) = inside {
         let hit = if hit { "inside" } else { "outside" };
-        println!("  peak {hit} the true boxes, {:.0} % of the energy inside", 100.0 * energy);
+        print::line(format_args!(
+            "  peak {hit} the true boxes, {:.0} % of the energy inside",
+            100.0 * energy
+        ));
     }
     if let Some(quality) = &explained.quality {
-        println!(
+        print::line(format_args!(
             "  insertion {:.3}, deletion {:.3}, average drop {:.3}",
             quality.insertion, quality.deletion, quality.average_drop
-        );
+        ));
     }
 }
 
@@ -456,26 +460,26 @@ impl Tally {
 
     fn print(&self) {
         if self.images > 1 {
-            println!(
+            print::line(format_args!(
                 "pointing game: {} of {}; mean energy inside the boxes {:.2} (map enlarged to the input)",
                 self.hits,
                 self.images,
                 self.energy / self.images as f32
-            );
+            ));
         }
     }
 }
 
 fn print_rules() {
-    println!(
+    print::line(format_args!(
         "{:<18} {:<9} reverse derivative (c: cotangent, x: input, y: output)",
         "operator", "file"
-    );
+    ));
     for entry in TABLE {
         let file = match entry.state {
             State::Rule(_) => entry.family,
             State::Flat => "-",
         };
-        println!("{:<18} {:<9} {}", entry.operator, file, entry.derivative);
+        print::line(format_args!("{:<18} {:<9} {}", entry.operator, file, entry.derivative));
     }
 }

@@ -1,7 +1,5 @@
 //! `graftd`: the daemon and the commands that need none. The only place of the daemon that prints.
 
-#![allow(clippy::print_stdout, reason = "this is what commands are for")]
-
 mod audit;
 mod bench;
 mod boxes;
@@ -31,6 +29,7 @@ use crate::client::ClientError;
 use crate::engine::EngineError;
 use crate::store::StoreError;
 use crate::terminal::InputError;
+use crate::terminal::print;
 use crate::train::TrainError;
 
 /// A camera brain for small devices: runs, explains and teaches image networks over gRPC.
@@ -159,8 +158,7 @@ pub fn main() -> ExitCode {
         Command::CheckModel(command) => Ok(command.run()),
         Command::CheckConfig(command) => command.run(),
         Command::Completions { shell } => {
-            let mut arguments = Arguments::command();
-            clap_complete::generate(shell, &mut arguments, "graftd", &mut std::io::stdout());
+            print::completions(shell, &mut Arguments::command());
             Ok(Outcome::Complete)
         }
     };
@@ -168,7 +166,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Complete) => ExitCode::SUCCESS,
         Ok(Outcome::SomeFailed) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            print::error(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }

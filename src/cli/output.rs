@@ -7,10 +7,14 @@ use serde_json::{Value, json};
 use crate::client::{ClientError, ErrorKind};
 use crate::engine::{Answer, Prediction, Timings};
 
-/// An input that failed, as the command contract has it.
-pub(crate) fn failure(image: &Path, error: &ClientError) -> Value {
-    let error = json!({ "code": error.kind.code_name(), "message": error.message });
-    json!({ "image": image.to_string_lossy(), "error": error })
+/// An error, as the command contract has it.
+pub(crate) fn error(error: &ClientError) -> Value {
+    json!({ "code": error.kind.code_name(), "message": error.message })
+}
+
+/// An image that failed, as the command contract has it.
+pub(crate) fn failure(image: &Path, failed: &ClientError) -> Value {
+    json!({ "image": image.to_string_lossy(), "error": error(failed) })
 }
 
 /// A file that cannot be read.

@@ -15,6 +15,7 @@ use crate::engine::{
 };
 use crate::rpc;
 use crate::terminal;
+use crate::terminal::print;
 use crate::vision::Limits;
 
 /// Say what photographs show.
@@ -103,9 +104,9 @@ impl Predict {
                 "predictions": output::predictions(&answer.top(top_k)),
                 "timings_ms": output::timings(&answer.timings),
             });
-            println!("{object}");
+            print::json(&object);
         } else {
-            println!("{}", output::line(image, answer, top_k));
+            print::line(output::line(image, answer, top_k));
         }
     }
 
@@ -115,9 +116,9 @@ impl Predict {
             Trouble::Engine(error) => rpc::failure(error).into(),
         };
         if self.json {
-            println!("{}", output::failure(image, &error));
+            print::json(&output::failure(image, &error));
         } else {
-            eprintln!("{}: {}", image.display(), error.message);
+            print::error(format_args!("{}: {}", image.display(), error.message));
         }
     }
 }

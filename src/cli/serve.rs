@@ -93,7 +93,9 @@ fn log(config: &Config) -> Result<(), CliError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // It would report a closed standard error on standard error, and panic.
+        .log_internal_errors(false);
     let installed = if config.logs_json() { builder.json().try_init() } else { builder.try_init() };
     installed.map_err(|error| CliError::Other(format!("the log cannot be set up: {error}")))
 }

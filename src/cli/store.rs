@@ -10,6 +10,7 @@ use super::{CliError, Global, Outcome};
 use crate::base::atomic;
 use crate::base::name::Name;
 use crate::store::{ExportTarget, Import, Outcome as Stored, Store, StoreStats, Verification};
+use crate::terminal::print;
 
 /// The samples, embeddings and heads on this device.
 #[derive(Args, Debug)]
@@ -76,26 +77,25 @@ impl StoreCommand {
         if self.json {
             let listed: Vec<_> =
                 faults.iter().map(|f| json!({ "place": f.place, "what": f.what })).collect();
-            println!(
-                "{}",
-                json!({
-                    "sound": found.is_sound(), "samples": samples, "embeddings": embeddings,
-                    "images": images, "head_versions": head_versions,
-                    "fault_count": fault_count, "faults": listed,
-                })
-            );
+            print::json(&json!({
+                "sound": found.is_sound(), "samples": samples, "embeddings": embeddings,
+                "images": images, "head_versions": head_versions,
+                "fault_count": fault_count, "faults": listed,
+            }));
             return;
         }
-        println!(
+        print::line(format_args!(
             "{samples} samples, {embeddings} embeddings, {images} images and {head_versions} \
              versions of heads compared with their checksums"
-        );
+        ));
         for fault in faults {
-            println!("{}: {}", fault.place, fault.what);
+            print::line(format_args!("{}: {}", fault.place, fault.what));
         }
         match fault_count {
-            0 => println!("everything is as it was written"),
-            count => println!("{count} faults: export what is sound and import it afresh"),
+            0 => print::line("everything is as it was written"),
+            count => print::line(format_args!(
+                "{count} faults: export what is sound and import it afresh"
+            )),
         }
     }
 
@@ -115,40 +115,37 @@ impl StoreCommand {
                     })
                 })
                 .collect();
-            println!(
-                "{}",
-                json!({
-                    "datasets": datasets, "heads": stats.heads,
-                    "head_versions": stats.head_versions, "jobs": stats.jobs,
-                    "database_bytes": stats.database_bytes, "free_bytes": stats.free_bytes,
-                    "log_bytes": stats.log_bytes, "image_files": stats.image_files,
-                    "image_file_bytes": stats.image_file_bytes,
-                })
-            );
+            print::json(&json!({
+                "datasets": datasets, "heads": stats.heads,
+                "head_versions": stats.head_versions, "jobs": stats.jobs,
+                "database_bytes": stats.database_bytes, "free_bytes": stats.free_bytes,
+                "log_bytes": stats.log_bytes, "image_files": stats.image_files,
+                "image_file_bytes": stats.image_file_bytes,
+            }));
             return;
         }
         for found in &stats.datasets {
-            println!(
+            print::line(format_args!(
                 "dataset {}: {} samples ({} held out), {} labels, {} bytes",
                 found.dataset.name,
                 found.samples,
                 found.held_out,
                 found.labels.len(),
                 found.bytes
-            );
+            ));
         }
         for (backbone, count) in &stats.embeddings {
-            println!("embeddings by {backbone}: {count}");
+            print::line(format_args!("embeddings by {backbone}: {count}"));
         }
-        println!("heads: {} with {} versions", stats.heads, stats.head_versions);
-        println!(
+        print::line(format_args!("heads: {} with {} versions", stats.heads, stats.head_versions));
+        print::line(format_args!(
             "database {} bytes, {} of them free; log {} bytes; {} image files with {} bytes",
             stats.database_bytes,
             stats.free_bytes,
             stats.log_bytes,
             stats.image_files,
             stats.image_file_bytes
-        );
+        ));
     }
 
     fn export(
@@ -168,21 +165,18 @@ impl StoreCommand {
             store.export(dataset, ExportTarget::Folder(target.to_owned()))?
         };
         if self.json {
-            println!(
-                "{}",
-                json!({
-                    "samples": report.samples, "images": report.images,
-                    "embeddings": report.embeddings,
-                })
-            );
+            print::json(&json!({
+                "samples": report.samples, "images": report.images,
+                "embeddings": report.embeddings,
+            }));
         } else {
-            println!(
+            print::line(format_args!(
                 "{} samples with {} images and {} embeddings are in {}",
                 report.samples,
                 report.images,
                 report.embeddings,
                 target.display()
-            );
+            ));
         }
         Ok(())
     }
@@ -218,17 +212,17 @@ impl StoreCommand {
                 Ok(_) => duplicates += 1,
                 Err(error) => {
                     refused += 1;
-                    eprintln!("{error}");
+                    print::error(&error);
                 }
             }
         }
         if self.json {
-            println!("{}", json!({ "added": added, "duplicates": duplicates, "refused": refused }));
+            print::json(&json!({ "added": added, "duplicates": duplicates, "refused": refused }));
         } else {
-            println!(
+            print::line(format_args!(
                 "{added} of {sent} samples added to {dataset}, {duplicates} were there, {refused} \
                  refused"
-            );
+            ));
         }
         Ok(if refused == 0 { Outcome::Complete } else { Outcome::SomeFailed })
     }

@@ -13,6 +13,7 @@ use super::{CliError, Global, Outcome};
 use crate::base::{atomic, cancel::Cancel};
 use crate::heads::{Head, Kind, Provenance};
 use crate::terminal::confusion_matrix;
+use crate::terminal::print;
 use crate::train::{
     CrossValidation, LearningPoint, Options, Report, Samples, Trained, cross_validate, fit,
     learning_curve, stratified,
@@ -111,9 +112,9 @@ impl Train {
         self.write_files(&trained, &embedded, &embedder, &options, &judged)?;
         if self.json {
             let object = self.object(&trained, &judged, &embedded, fit_seconds, &curve);
-            println!("{object}");
+            print::json(&object);
         } else {
-            print!("{}", text(&trained, &judged, &embedded, fit_seconds, &curve));
+            print::text(text(&trained, &judged, &embedded, fit_seconds, &curve));
         }
         Ok(if embedded.failed == 0 { Outcome::Complete } else { Outcome::SomeFailed })
     }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::client::{Client, ClientError, Options};
+use crate::terminal::print;
 
 /// Talks to a graftd device.
 #[derive(Debug, Parser)]
@@ -96,7 +97,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the system grants no threads: {error}");
+            print::error(format_args!("error: the system grants no threads: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -104,7 +105,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Complete) => ExitCode::SUCCESS,
         Ok(Outcome::SomeFailed) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            print::error(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -112,12 +113,7 @@ pub fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<Outcome, ClientError> {
     if let Command::Completions { shell } = arguments.command {
-        clap_complete::generate(
-            shell,
-            &mut Arguments::command(),
-            "graftctl",
-            &mut std::io::stdout(),
-        );
+        print::completions(shell, &mut Arguments::command());
         return Ok(Outcome::Complete);
     }
     let options = Options {

@@ -1,6 +1,5 @@
 //! What `graftctl` prints: JSON lines for programs, text for people. Standard output carries answers
 //! alone.
-#![allow(clippy::print_stdout, reason = "this is what the command is for")]
 
 use std::path::Path;
 
@@ -9,16 +8,8 @@ use serde_json::{Value, json};
 
 use crate::client::ClientError;
 use crate::client::messages::{AnsweringHead, Novelty, Prediction, Timings};
-
-/// Prints one compact JSON object on a line of its own.
-pub fn json_line(object: &Value) {
-    println!("{object}");
-}
-
-/// Prints a line for people.
-pub fn line(text: impl std::fmt::Display) {
-    println!("{text}");
-}
+use crate::terminal::print;
+pub use crate::terminal::print::{json as json_line, line};
 
 /// Reports an input that failed: an error object on standard output where `json`, else a line on
 /// standard error.
@@ -29,7 +20,7 @@ pub fn failure(path: &Path, error: &ClientError, json: bool) {
             "error": { "code": error.kind.code_name(), "message": error.message },
         }));
     } else {
-        eprintln!("{}: {error}", path.display());
+        print::error(format_args!("{}: {error}", path.display()));
     }
 }
 

@@ -1,7 +1,9 @@
-//! What both programs' commands share: from names to pictures, from numbers to text.
+//! What both programs' commands share: from names to pictures, from answers to
+//! standard output.
 
 mod confusion;
 mod inputs;
+pub mod print;
 
 pub use confusion::confusion_matrix;
 pub use inputs::{InputError, pictures, pictures_in};

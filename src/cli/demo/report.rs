@@ -6,21 +6,22 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::client::messages::Evaluation;
 use crate::terminal::confusion_matrix;
+use crate::terminal::print;
 
 /// Begins a step.
 pub(super) fn step(number: usize, title: &str) {
-    println!("\n{number}. {title}");
+    print::line(format_args!("\n{number}. {title}"));
 }
 
 /// A line of a step.
 pub(super) fn line(text: impl Display) {
-    println!("   {text}");
+    print::line(format_args!("   {text}"));
 }
 
 /// The call that does the same from a shell. `body` is JSON; `{file:NAME}` in it stands for the
 /// Base64 of a file.
 pub(super) fn call(address: &str, method: &str, body: &str) {
-    println!("   $ {}", grpcurl(address, method, body));
+    print::line(format_args!("   $ {}", grpcurl(address, method, body)));
 }
 
 fn grpcurl(address: &str, method: &str, body: &str) -> String {
@@ -37,7 +38,7 @@ fn grpcurl(address: &str, method: &str, body: &str) -> String {
 
 /// How a head does: accuracy with its interval, and the confusion matrix.
 pub(super) fn evaluation(evaluation: &Evaluation) {
-    line(format_args!(
+    print::line(format_args!(
         "accuracy on {} held-out drawings: {:.1} % (95 % interval {:.1} to {:.1})",
         evaluation.sample_count,
         100.0 * evaluation.accuracy,
@@ -67,8 +68,10 @@ pub(super) fn bar(length: u64, what: &'static str) -> ProgressBar {
 
 /// Tells that the daemon goes on.
 pub(super) fn kept(address: &str) {
-    println!("\nThe daemon listens on {address} until Ctrl-C: try the calls above, or");
-    println!("   graftctl --target {address} heads list");
+    print::line(format_args!(
+        "\nThe daemon listens on {address} until Ctrl-C: try the calls above, or"
+    ));
+    print::line(format_args!("   graftctl --target {address} heads list"));
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::client::messages::{
     TrainingOptions,
 };
 use crate::client::{Client, ErrorKind, Picture as Photograph};
+use crate::terminal::print;
 use crate::vision::{ImageFormat, Limits, VisionError, decode, encode};
 
 /// Name of the dataset and of the head.
@@ -79,8 +80,12 @@ impl<'a> Story<'a> {
     pub(super) async fn tell(&self) -> Result<(), CliError> {
         let began = Instant::now();
         std::fs::create_dir_all(&self.out).map_err(|error| unwritable(&self.out, &error))?;
-        println!("graftd {} listens on {}", env!("CARGO_PKG_VERSION"), self.address);
-        println!("It has one backbone, its own, and has learnt nothing yet.");
+        print::line(format_args!(
+            "graftd {} listens on {}",
+            env!("CARGO_PKG_VERSION"),
+            self.address
+        ));
+        print::line("It has one backbone, its own, and has learnt nothing yet.");
         let first = self.samples * CLASSES.len();
 
         report::step(1, "Stream labelled photographs in");
@@ -105,7 +110,7 @@ impl<'a> Story<'a> {
         report::step(7, "Go back a version, and forward again");
         self.swap(&fresh).await?;
 
-        println!("\nDone in {:.0} s.", began.elapsed().as_secs_f64());
+        print::line(format_args!("\nDone in {:.0} s.", began.elapsed().as_secs_f64()));
         Ok(())
     }
 

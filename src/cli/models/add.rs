@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{MAX_MODEL_BYTES, checker, id, print_installed, writable};
+use super::{MAX_MODEL_BYTES, checker, id, print_installed, report_refused, writable};
 use crate::backbones::{NewBackbone, read_labels};
 use crate::base::digest::Digest;
 use crate::base::name::Name;
@@ -46,6 +46,10 @@ pub(super) struct Add {
 
 impl Add {
     pub(super) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
+        self.add(global).or_else(|error| report_refused(&self.id, error, self.json))
+    }
+
+    fn add(&self, global: &Global) -> Result<Outcome, CliError> {
         let description = self.preprocessing.description()?;
         let sha256 = description
             .sha256

@@ -11,6 +11,7 @@ use crate::backbones::{
 use crate::base::name::Name;
 use crate::cli::{CliError, Global, Outcome};
 use crate::graph::{Layer, Network};
+use crate::terminal::print;
 use crate::vision::Preprocessing;
 
 /// Describe a backbone and its layers: which can be explained, where the network can be cut.
@@ -37,7 +38,7 @@ impl Inspect {
     pub(super) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
         let subject = self.load(global)?;
         if self.json {
-            println!("{}", subject.object());
+            print::json(&subject.object());
         } else {
             subject.print();
         }
@@ -123,33 +124,35 @@ impl Subject {
         let classifier = network.classifier().map_or("none".to_owned(), |classifier| {
             format!("{} classes at {}", classifier.classes, classifier.logits)
         });
-        println!("{}: {}", self.id, self.name());
-        println!(
+        print::line(format_args!("{}: {}", self.id, self.name()));
+        print::line(format_args!(
             "input          {} {size} x {size} x {}, {}",
             report.input,
             report.channels,
             report.layout,
             size = report.size
-        );
-        println!("preprocessing  {resize} {channels} scale {scale} mean {mean:?} std {std:?}");
-        println!("classifier     {classifier}");
-        println!(
+        ));
+        print::line(format_args!(
+            "preprocessing  {resize} {channels} scale {scale} mean {mean:?} std {std:?}"
+        ));
+        print::line(format_args!("classifier     {classifier}"));
+        print::line(format_args!(
             "embedding      {} values at {}",
             report.embedding_width,
             network.embedding().tensor
-        );
+        ));
         if let Some(layer) = network.last_spatial() {
-            println!("explained at   {}", layer.name);
+            print::line(format_args!("explained at   {}", layer.name));
         }
-        println!("licence        {}", self.licence());
-        println!("source         {}", self.source());
-        println!("sha256         {}", network.digest());
-        println!();
+        print::line(format_args!("licence        {}", self.licence()));
+        print::line(format_args!("source         {}", self.source()));
+        print::line(format_args!("sha256         {}", network.digest()));
+        print::line("");
         let mut table = table(&["LAYER", "OPERATOR", "SHAPE", "WAIST", "EXPLAIN", "FINE-TUNE"]);
         for (layer, abilities) in network.layers().iter().zip(&self.abilities) {
             table.add_row(row(layer, abilities));
         }
-        println!("{table}");
+        print::line(&table);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::backbones::{
     BUILT_IN, Backbones, Catalog, CatalogEntry, Listed, built_in_preprocessing,
 };
 use crate::cli::{CliError, Global, Outcome};
+use crate::terminal::print;
 
 /// List the backbones on this device and in the catalogue.
 #[derive(Args, Debug)]
@@ -33,9 +34,9 @@ impl List {
             .filter(|entry| !self.installed && !here.contains(&entry.id))
             .collect();
         if self.json {
-            println!("{}", built_in());
+            print::json(&built_in());
             for line in listed.iter().map(installed).chain(elsewhere.into_iter().map(available)) {
-                println!("{line}");
+                print::json(&line);
             }
         } else {
             print_table(&listed, &elsewhere);
@@ -106,11 +107,11 @@ fn print_table(listed: &[Listed], elsewhere: &[&CatalogEntry]) {
         let size = megabytes(entry.size_bytes);
         table.add_row([entry.id.as_str(), state, &entry.name, &size, &entry.licence]);
     }
-    println!("{table}");
+    print::line(&table);
     if elsewhere.iter().any(|entry| !entry.verified) {
-        println!(
+        print::line(
             "not verified: its preprocessing and labels were taken from its documentation; nobody \
-             has yet run this very file in graftd"
+             has yet run this very file in graftd",
         );
     }
 }

@@ -10,10 +10,14 @@ use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
-use super::{CliError, Global, Outcome};
-use crate::backbones::{Backbone, Backbones, CheckReport, Checker};
+use super::{CliError, Global, Outcome, output};
+use crate::backbones::{Backbone, BackboneError, Backbones, CheckReport, Checker};
 use crate::base::name::Name;
+use crate::client::{ClientError, ErrorKind};
+use crate::engine::KeeperError;
+use crate::rpc;
 use crate::store::StateLock;
+use crate::terminal::print;
 use crate::vision::Preprocessing;
 
 /// The largest model file that is accepted, in bytes: what a protobuf message can hold.
@@ -76,16 +80,43 @@ fn checker() -> Result<Checker, CliError> {
 /// Reports a backbone that was just installed.
 fn print_installed(backbone: &Backbone, report: &CheckReport, json: bool) {
     if json {
-        println!("{}", installed(backbone, report));
+        print::json(&installed(backbone, report));
         return;
     }
     let CheckReport { size, layout, classes, embedding_width, layers, .. } = report;
     let classes = classes.map_or("no classifier".to_owned(), |count| format!("{count} classes"));
-    println!(
+    print::line(format_args!(
         "{}: {size} x {size} {layout}, {classes}, embedding {embedding_width}, {layers} layers",
         backbone.id
-    );
-    println!("try it:  graftd predict photo.jpg --backbone {}", backbone.id);
+    ));
+    print::line(format_args!("try it:  graftd predict photo.jpg --backbone {}", backbone.id));
+}
+
+/// Reports a backbone that could not be installed: on standard output where `json`, else by the error
+/// that ends the command.
+fn report_refused(id: &Name, error: CliError, json: bool) -> Result<Outcome, CliError> {
+    let CliError::Backbone(error) = error else { return Err(error) };
+    if !json {
+        return Err(error.into());
+    }
+    let error = told(error);
+    print::json(&json!({ "id": id.as_str(), "error": output::error(&error) }));
+    Ok(Outcome::SomeFailed)
+}
+
+/// What a daemon would say, except where it would only point to its log.
+fn told(error: BackboneError) -> ClientError {
+    let text = error.to_string();
+    #[allow(clippy::wildcard_enum_match_arm)] // those that a daemon keeps to its log, and the rest
+    match error {
+        BackboneError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ClientError::local(ErrorKind::NotFound, text)
+        }
+        BackboneError::Io { .. } | BackboneError::Trial(_) => {
+            ClientError::local(ErrorKind::Unavailable, text)
+        }
+        other => rpc::failure(KeeperError::from(other)).into(),
+    }
 }
 
 fn installed(backbone: &Backbone, report: &CheckReport) -> Value {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{MAX_MODEL_BYTES, checker, id, print_installed, writable};
+use super::{MAX_MODEL_BYTES, checker, id, print_installed, report_refused, writable};
 use crate::backbones::{BackboneError, Catalog, Download, NewBackbone, TensorNames};
 use crate::base::cancel::Cancel;
 use crate::base::name::Name;
@@ -39,6 +39,10 @@ pub(super) struct Pull {
 
 impl Pull {
     pub(super) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
+        self.pull(global).or_else(|error| report_refused(&self.id, error, self.json))
+    }
+
+    fn pull(&self, global: &Global) -> Result<Outcome, CliError> {
         let catalog = match &self.catalog {
             None => Catalog::built_in()?,
             Some(path) => Catalog::read(path)?,
