@@ -51,6 +51,10 @@ accuracy *flags: release
 compare *flags: release
     {{ python }} benches/compare/latency.py --graftd target/release/graftd {{ flags }}
 
+# The daemon over loopback gRPC beside the same work in one process; start, memory, processor time.
+loopback *flags:
+    cargo bench --bench loopback -- {{ flags }}
+
 # Samples a second into the store, bytes written for each byte of sample, time to open 100,000.
 store:
     cargo test --release --test store_performance -- --ignored --nocapture

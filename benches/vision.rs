@@ -5,24 +5,13 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
+mod common;
+
+use common::photograph;
 use criterion::{Criterion, criterion_group, criterion_main};
 use graftd::vision::{
-    ImageFormat, Limits, Picture, Preprocessing, Preprocessor, Preset, TensorLayout, decode, encode,
+    ImageFormat, Limits, Preprocessing, Preprocessor, Preset, TensorLayout, decode, encode,
 };
-
-fn photograph(width: u32, height: u32) -> Picture {
-    let mut noise = 1_u32;
-    let pixels = (0..height)
-        .flat_map(|y| (0..width).map(move |x| (x, y)))
-        .flat_map(|(x, y)| {
-            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let grain = (noise >> 28) as u8;
-            let wave = |divisor: u32| ((f64::from(x + y) / f64::from(divisor)).sin() * 80.0) as i32;
-            [wave(40), wave(90), wave(23)].map(|value| (value + 120) as u8 + grain)
-        })
-        .collect();
-    Picture::new(width, height, pixels).unwrap()
-}
 
 fn decoding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
