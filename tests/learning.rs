@@ -398,3 +398,38 @@ async fn an_unsure_prediction_is_kept_for_review() {
     assert_eq!(captured.head, "colour@1");
     assert!(!captured.label.is_empty() && captured.probability > 0.0);
 }
+
+#[tokio::test]
+async fn a_report_names_the_samples_that_are_to_be_put_right() {
+    let daemon = start(tempfile::tempdir().unwrap().path()).await;
+    let client = daemon.client().await;
+    let unknown = client.get_dataset_report("colours", "").await.unwrap_err();
+    assert_eq!(unknown.kind, ErrorKind::NotFound, "{unknown}");
+    push_colours(&client, 25).await;
+    let grey = vision::Picture::new(24, 24, vec![128; 24 * 24 * 3]).unwrap();
+    let grey = vision::encode(&grey, ImageFormat::Png).unwrap();
+    let odd = vec![
+        // A blue picture under a wrong label, the same picture twice, and one of a single colour.
+        NewSample { id: "wrong".into(), ..sample("red", COLOURS[2].1, 77) },
+        NewSample { id: "copy".into(), ..sample("green", COLOURS[1].1, 1000) },
+        NewSample {
+            id: "grey".into(),
+            content: Some(new_sample::Content::Image(image(grey))),
+            ..sample("green", COLOURS[1].1, 0)
+        },
+    ];
+    assert_eq!(push(&client, odd).await.0, 3);
+    let report = client.get_dataset_report("colours", "").await.unwrap();
+    let dataset = report.dataset.unwrap();
+    assert_eq!((dataset.sample_count, dataset.labels.len()), (78, 3));
+    assert!((report.imbalance - 27.0 / 25.0).abs() < 1e-6, "{}", report.imbalance);
+    assert!(report.accuracy.unwrap() > 0.9);
+    let wrong = report.suspicions.iter().find(|found| found.id == "wrong").unwrap();
+    assert_eq!((wrong.label.as_str(), wrong.suggested_label.as_str()), ("red", "blue"));
+    assert!(wrong.label_probability < 0.5);
+    let copies = report.duplicates.iter().find(|group| group.ids.contains(&"copy".to_owned()));
+    assert!(copies.unwrap().ids.contains(&"green/0".to_owned()), "{copies:?}");
+    let poor: Vec<_> = report.poor_images.iter().map(|found| found.id.as_str()).collect();
+    assert!(poor.contains(&"grey"), "{poor:?}");
+    assert!(!report.advice.is_empty());
+}

@@ -8,6 +8,7 @@ mod explain;
 mod heads;
 mod output;
 mod predict;
+mod report;
 mod samples;
 mod training;
 mod watch;

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Outcome, batch, output};
+use super::{Outcome, batch, output, report};
 use crate::client::messages::{
     Dataset, DeleteSamplesRequest, Labels, ListSamplesRequest, NewSample, PredictRequest, Sample,
     SampleFilter, StreamSamplesRequest, UpdateSampleRequest, new_sample,
@@ -60,6 +60,15 @@ enum Action {
         /// Its labels from now on; none takes all away.
         labels: Vec<String>,
     },
+    /// Find what is wrong with a dataset: duplicates, likely wrong labels, poor photographs.
+    Report {
+        /// The dataset.
+        #[arg(long)]
+        dataset: String,
+        /// The backbone whose embeddings are compared. Default: the device's choice.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        backbone: String,
+    },
     /// Delete samples, or a whole dataset.
     Delete {
         /// The dataset.
@@ -103,6 +112,10 @@ impl Samples {
                 };
                 let sample = client.update_sample(request).await?;
                 sample.iter().for_each(|sample| self.sample(sample));
+            }
+            Action::Report { dataset, backbone } => {
+                let report = client.get_dataset_report(dataset, backbone).await?;
+                report::show(&report, dataset, self.json);
             }
             Action::Delete { dataset, label, all, ids } => {
                 let filter = SampleFilter { ids: ids.clone(), ..filter(dataset, label, false) };

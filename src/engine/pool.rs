@@ -9,8 +9,8 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
-use std::thread::JoinHandle;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -293,6 +293,35 @@ impl<T> Ticket<T> {
         let cancel = self.place.cancel.clone();
         answer.blocking_recv().map_err(|_| lost(&cancel))
     }
+
+    /// As [`Ticket::wait`], but gives the job up once `cancel` is raised: a job of low priority may
+    /// wait for its turn as long as there is other work.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait`].
+    pub fn wait_unless(mut self, cancel: &Cancel) -> Result<T, EngineError> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            if let Poll::Ready(answer) = Pin::new(&mut self).poll(&mut context) {
+                return answer;
+            }
+            cancel.check()?;
+            std::thread::park_timeout(LOOK_AT_FLAG);
+        }
+    }
+}
+
+/// How long a thread that waits for a ticket does not look at its flag, at most.
+const LOOK_AT_FLAG: Duration = Duration::from_millis(20);
+
+/// Wakes a thread that has parked itself.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
 }
 
 /// Why a job was dropped without an answer.
@@ -390,6 +419,21 @@ mod tests {
         let pool = pool(1, 4);
         let ticket = pool.submit(Priority::Background, Cancel::default(), |_, _| 3).unwrap();
         assert_eq!(ticket.wait().unwrap(), 3);
+    }
+
+    #[test]
+    fn waiting_ends_with_the_flag_even_if_the_job_never_gets_its_turn() {
+        let pool = pool(2, 4);
+        let (release, running) = occupy(&pool, Priority::Background);
+        let starved = pool.submit(Priority::Background, Cancel::default(), |_, _| ()).unwrap();
+        let cancel = Cancel::default();
+        cancel.cancel();
+        assert!(matches!(starved.wait_unless(&cancel), Err(EngineError::Cancelled)));
+        assert_eq!(pool.statistics().abandoned, 1, "and its place in the queue is free");
+        let next = pool.submit(Priority::Background, Cancel::default(), |_, _| 5).unwrap();
+        drop(release);
+        running.wait().unwrap();
+        assert_eq!(next.wait_unless(&Cancel::default()).unwrap(), 5);
     }
 
     #[test]

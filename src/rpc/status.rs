@@ -231,6 +231,10 @@ fn of_learning(error: LearningError, picture: &str) -> Problem {
             retry_after: Some(RETRY_JOB_AFTER),
             ..Problem::new(Code::ResourceExhausted, "JOB_QUEUE_FULL", text)
         },
+        LearningError::Examining => Problem {
+            retry_after: Some(RETRY_JOB_AFTER),
+            ..Problem::new(Code::ResourceExhausted, "EXAMINING", text)
+        },
         LearningError::ForeignHead { .. } => {
             Problem::new(Code::FailedPrecondition, "OTHER_BACKBONE", text)
         }

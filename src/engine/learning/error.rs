@@ -34,6 +34,9 @@ pub enum LearningError {
         /// How many wait.
         waiting: usize,
     },
+    /// One dataset is examined at a time.
+    #[error("another dataset is being examined; ask again once that is done")]
+    Examining,
     /// An imported head fits no backbone that is loaded.
     #[error(
         "the head was trained on the backbone with SHA-256 {sha256}, which is not loaded here; add \

@@ -1,4 +1,4 @@
-//! Trainings: a record each, a bounded queue, and one thread of lowest priority that takes them in
+//! Trainings: a record each, a bounded queue, and one thread of low priority that takes them in
 //! turn.
 
 use std::collections::{HashMap, VecDeque};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::low_priority::{self, lower_priority};
 use super::{Job, JobProgress, LearningError, TrainingOutcome, TrainingRequest, training};
 use crate::base::cancel::Cancel;
 use crate::engine::Engine;
@@ -17,8 +18,6 @@ use crate::store::{JobId, JobState, JobUpdate, NewJob, Store};
 const WAITING: usize = 16;
 /// The least time between two pieces of news to those who watch.
 const NEWS_INTERVAL: Duration = Duration::from_millis(100);
-/// The weakest claim on a core that Linux knows.
-const LOWEST_PRIORITY: i32 = 19;
 
 /// Starts, watches and cancels trainings.
 pub struct Jobs {
@@ -153,15 +152,7 @@ impl Shared {
 
     fn serve(&self) {
         lower_priority();
-        // One core stays free for those who wait for an answer.
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = cores.saturating_sub(1).max(1);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("graftd-fit-{index}"))
-            .start_handler(|_| lower_priority())
-            .build();
-        let pool = match pool {
+        let pool = match low_priority::pool() {
             Ok(pool) => pool,
             Err(error) => {
                 tracing::error!(%error, "no threads for training; jobs will wait for ever");
@@ -269,12 +260,5 @@ impl News<'_> {
                 tracing::warn!(job = %id, %error, "a job's progress could not be recorded");
             }
         }
-    }
-}
-
-/// On Linux the priority is the calling thread's own.
-fn lower_priority() {
-    if let Err(error) = rustix::process::setpriority_process(None, LOWEST_PRIORITY) {
-        tracing::warn!(%error, "training keeps its normal priority");
     }
 }

@@ -3,24 +3,29 @@
 //! [`Learning`] is what the services talk to. A sample goes through `intake`; a training is a record
 //! and a turn of the one thread in `jobs`, whose work is `training`; what becomes of its head is
 //! decided in `promotion` and done in `versions`; `capture` keeps pictures that a head was not sure
-//! of.
+//! of; `examination` finds what is wrong with a dataset.
 
+mod background;
 mod capture;
+mod embedding;
 mod error;
 mod evaluation;
+mod examination;
 mod intake;
 mod job;
 mod jobs;
 mod labelled;
+mod low_priority;
 mod promotion;
 mod training;
 mod versions;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 pub use capture::{CaptureSettings, Captured};
 pub use error::LearningError;
 pub use evaluation::Judged;
+pub use examination::Examination;
 pub use intake::{Content, IncomingSample, StoredSample};
 pub use job::{
     CurvePoint, Job, JobProgress, TrainingOptions, TrainingOutcome, TrainingReport, TrainingRequest,
@@ -38,6 +43,8 @@ pub struct Learning {
     store: Store,
     jobs: Jobs,
     capture: capture::Capture,
+    /// Held while a dataset is examined: one at a time.
+    examining: Mutex<()>,
 }
 
 impl Learning {
@@ -49,7 +56,7 @@ impl Learning {
         versions::publish_all(&engine, &store)?;
         let jobs = Jobs::start(Arc::clone(&engine), store.clone())?;
         let capture = capture::Capture::start(store.clone())?;
-        Ok(Self { engine, store, jobs, capture })
+        Ok(Self { engine, store, jobs, capture, examining: Mutex::default() })
     }
 
     /// What is stored.

@@ -1,25 +1,18 @@
 //! One training, from a request to a version that is live or says why it is not.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
-use bytes::Bytes;
-
+use super::embedding::embed_missing;
 use super::job::{CurvePoint, JobProgress, TrainingOutcome, TrainingReport, TrainingRequest};
 use super::labelled::Labelled;
 use super::versions::{self, HeadRecord};
 use super::{LearningError, decide};
 use crate::base::cancel::Cancel;
-use crate::engine::{Engine, LiveBackbone, Priority, Subject, Target};
+use crate::engine::{Engine, Target};
 use crate::heads::{Head, Provenance};
-use crate::store::{JobId, NewEmbedding, Sample, Split, Store};
+use crate::store::{JobId, Split, Store};
 use crate::train::{self, Phase, Report, Trained};
 
-/// Photographs that are embedded at one time: enough to keep the workers busy that background work
-/// may use, few enough to be gone soon after a cancellation.
-const IN_FLIGHT: usize = 4;
-/// Samples listed at one time.
-const PAGE: usize = 256;
 /// Versions of a head that are kept.
 const KEPT_VERSIONS: usize = 10;
 /// Samples up to which the learning curve is measured.
@@ -39,7 +32,11 @@ pub(super) fn run(
     let target = Target::Backbone(request.backbone.to_string());
     let backbone = engine.snapshot().resolve(&target)?.backbone;
     let began = Instant::now();
-    let embedded = embed_missing(engine, store, request, &backbone, cancel, tell)?;
+    let embedded =
+        embed_missing(engine, store, &request.dataset, &backbone, cancel, &mut |done| {
+            let phase = "embedding".to_owned();
+            tell(JobProgress { phase, done: EMBEDDING_SHARE * done, ..JobProgress::default() });
+        })?;
     let embedding_seconds = began.elapsed().as_secs_f64();
     let start = if embedded > 0 { EMBEDDING_SHARE } else { 0.0 };
 
@@ -174,70 +171,6 @@ fn judge(
         .map(|live| train::evaluate(&live.head, &samples, cancel))
         .transpose()?;
     Ok(Judgement { new, live, has_live })
-}
-
-/// Embeds the photographs that this backbone has not seen yet; returns how many there were.
-fn embed_missing(
-    engine: &Engine,
-    store: &Store,
-    request: &TrainingRequest,
-    backbone: &LiveBackbone,
-    cancel: &Cancel,
-    tell: &mut dyn FnMut(JobProgress),
-) -> Result<u64, LearningError> {
-    let key = backbone.embedding_key();
-    let total = store.dataset_stats(&request.dataset)?.samples.max(1);
-    let mut seen = 0_u64;
-    let mut after = None;
-    loop {
-        let page = store.samples_without_embedding(&request.dataset, key, after, PAGE)?;
-        let Some(last) = page.last() else { return Ok(seen) };
-        after = Some(last.key());
-        let mut running = VecDeque::new();
-        for sample in &page {
-            if running.len() >= IN_FLIGHT
-                && let Some(oldest) = running.pop_front()
-            {
-                keep(store, request, key, oldest)?;
-            }
-            cancel.check()?;
-            let Some(image) = store.image_of(sample)? else { continue };
-            let target = Target::Backbone(request.backbone.to_string());
-            let subject = Subject::Encoded(Bytes::from(image.bytes));
-            let flag = cancel.child();
-            let ticket = engine.embed(Priority::Background, &target, subject, flag)?;
-            running.push_back((sample, ticket));
-            seen += 1;
-            tell(JobProgress {
-                phase: "embedding".to_owned(),
-                done: EMBEDDING_SHARE * (seen as f32 / total as f32).min(1.0),
-                ..JobProgress::default()
-            });
-        }
-        for rest in running {
-            keep(store, request, key, rest)?;
-        }
-    }
-}
-
-type Running<'a> = (
-    &'a Sample,
-    crate::engine::Ticket<Result<crate::engine::Embedded, crate::engine::EngineError>>,
-);
-
-fn keep(
-    store: &Store,
-    request: &TrainingRequest,
-    key: crate::base::digest::Digest,
-    (sample, ticket): Running<'_>,
-) -> Result<(), LearningError> {
-    let values = ticket.wait()??.embedding;
-    let embedding = NewEmbedding { backbone: key, values };
-    match store.put_embedding(&request.dataset, &sample.id, sample.content, &embedding) {
-        // Deleted meanwhile: nothing to learn from it any more.
-        Ok(()) | Err(crate::store::StoreError::UnknownSample { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn phase_name(phase: Phase) -> &'static str {

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod backbone;
+pub mod examination;
 pub mod explanation;
 pub mod field;
 pub mod head;

@@ -16,13 +16,15 @@ use crate::proto::graft::sample_service_server::SampleService;
 use crate::proto::graft::stream_samples_response::Result as Outcome;
 use crate::proto::graft::{
     AddSampleRequest, AddSampleResponse, ConfigureDatasetRequest, ConfigureDatasetResponse,
-    DeleteSamplesRequest, DeleteSamplesResponse, GetSampleRequest, GetSampleResponse,
-    ListDatasetsRequest, ListDatasetsResponse, ListSamplesRequest, ListSamplesResponse,
-    SampleAcknowledgement, StreamSamplesRequest, StreamSamplesResponse, UpdateSampleRequest,
-    UpdateSampleResponse,
+    DeleteSamplesRequest, DeleteSamplesResponse, GetDatasetReportRequest, GetDatasetReportResponse,
+    GetSampleRequest, GetSampleResponse, ListDatasetsRequest, ListDatasetsResponse,
+    ListSamplesRequest, ListSamplesResponse, SampleAcknowledgement, StreamSamplesRequest,
+    StreamSamplesResponse, UpdateSampleRequest, UpdateSampleResponse,
 };
+use crate::rpc::convert::examination::examination;
 use crate::rpc::convert::field::{FieldError, Required, Within, check_length, ranged};
 use crate::rpc::convert::sample::{self as convert, Surroundings, name};
+use crate::rpc::convert::target;
 use crate::rpc::deadline;
 use crate::rpc::item_stream::{self, Limits, Policy};
 use crate::rpc::status::RpcError;
@@ -284,5 +286,22 @@ impl SampleService for Samples {
             Ok(convert::dataset(store.dataset_stats(&dataset)?))
         });
         Ok(Response::new(ConfigureDatasetResponse { dataset: Some(dataset.await?) }))
+    }
+
+    async fn get_dataset_report(
+        &self,
+        request: Request<GetDatasetReportRequest>,
+    ) -> Result<Response<GetDatasetReportResponse>, Status> {
+        let cancel = Cancel::with_deadline(deadline::of(request.metadata()));
+        // Dropping this call raises the flag, and the work stops.
+        let _stop = cancel.on_drop();
+        let GetDatasetReportRequest { dataset, backbone } = request.into_inner();
+        let learning = self.shared.learning.clone();
+        let found = blocking(move || {
+            let dataset = name("dataset", &dataset)?;
+            let target = target::target("", &backbone)?;
+            Ok(examination(learning.examine(&dataset, &target, &cancel)?))
+        });
+        Ok(Response::new(found.await?))
     }
 }

@@ -1,14 +1,18 @@
 //! The dataset doctor: what is likely wrong with a dataset, with the samples that show it.
 
-use rayon::prelude::*;
+mod advice;
+mod duplicates;
+
 use serde::Serialize;
 
+pub use advice::advice;
+pub use duplicates::{Duplicate, DuplicateGroup, groups};
+
 use super::fit::{Options, select};
-use super::linear_algebra::{Operand, multiply};
 use super::recipe::candidates;
 use super::{Samples, TrainError, blocks};
 use crate::base::cancel::Cancel;
-use crate::heads::{Kind, Step, Transform, softmax};
+use crate::heads::{Kind, softmax};
 
 /// Classes with fewer samples are reported.
 const FEW_SAMPLES: usize = 20;
@@ -18,16 +22,8 @@ const TINY_PIXELS: u32 = 64;
 const BLURRED_SHARPNESS: f32 = 15.0;
 /// Standard deviation of grey values below which a photograph has one colour.
 const ONE_COLOUR_CONTRAST: f32 = 6.0;
-/// Cosine of embeddings from which two samples are near-duplicates if their photographs' hashes are
-/// alike, and if nothing is known of the photographs.
-const NEAR_COSINE: (f32, f32) = (0.95, 0.995);
-/// Bits of 64 in which the hashes of near-duplicates may differ.
-const NEAR_BITS: u32 = 8;
 /// Most findings of one sort.
 const MAX_FINDINGS: usize = 500;
-/// Samples that are compared with each other; more would take minutes.
-const MAX_COMPARED: usize = 20_000;
-
 /// What is known of a sample's photograph.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PhotographFacts {
@@ -53,19 +49,6 @@ pub enum Flaw {
     OneColoured,
 }
 
-/// Two samples that show the same.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Duplicate {
-    /// Index of the earlier sample.
-    pub first: usize,
-    /// Index of the later sample.
-    pub second: usize,
-    /// Cosine of their embeddings.
-    pub similarity: f32,
-    /// Whether their labels differ: then at least one is wrong.
-    pub across_classes: bool,
-}
-
 /// A sample whose label is doubtful.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Doubt {
@@ -77,6 +60,8 @@ pub struct Doubt {
     pub likely: usize,
     /// Probability of that class, 0 to 1.
     pub confidence: f32,
+    /// Probability of the class that it is labelled as, 0 to 1.
+    pub label_probability: f32,
 }
 
 /// A class and how many samples it has.
@@ -109,7 +94,8 @@ pub struct Diagnosis {
     pub accuracy: Option<f64>,
 }
 
-/// Examines a dataset. `facts` is empty or has one entry a sample.
+/// Examines a dataset. `facts` is empty or has one entry a sample. A dataset of one class is
+/// examined too, but for its labels.
 ///
 /// # Errors
 /// As [`super::fit`], for samples that cannot be learnt.
@@ -119,12 +105,18 @@ pub fn examine(
     seed: u64,
     cancel: &Cancel,
 ) -> Result<Diagnosis, TrainError> {
-    samples.check()?;
+    match samples.check() {
+        Err(TrainError::OneClass(_)) => blocks::check_finite(samples.rows)?,
+        other => other?,
+    }
     let numbers = samples.counts();
     let (least, most) =
         numbers.iter().fold((usize::MAX, 0), |(low, high), &n| (low.min(n), high.max(n)));
-    let (doubts, confused, accuracy) =
-        if least >= 2 { judge(samples, seed, cancel)? } else { (Vec::new(), Vec::new(), None) };
+    let (doubts, confused, accuracy) = if least >= 2 && numbers.len() >= 2 {
+        judge(samples, seed, cancel)?
+    } else {
+        (Vec::new(), Vec::new(), None)
+    };
     Ok(Diagnosis {
         imbalance: most as f64 / least.max(1) as f64,
         few: (0..numbers.len()).filter(|&class| numbers[class] < FEW_SAMPLES).collect(),
@@ -134,7 +126,7 @@ pub fn examine(
             .zip(numbers)
             .map(|(label, samples)| ClassCount { label: label.clone(), samples })
             .collect(),
-        duplicates: duplicates(samples, facts, cancel)?,
+        duplicates: duplicates::find(samples, facts, cancel)?,
         doubts,
         flaws: flaws(facts),
         confused,
@@ -191,71 +183,19 @@ fn judge(samples: &Samples<'_>, seed: u64, cancel: &Cancel) -> Result<Judgement,
         let likely = super::calibration::top(row);
         if likely != label(at) && row[likely] >= usual[likely] {
             let (sample, labelled) = (held_out.chosen[at], label(at));
-            doubts.push(Doubt { sample, labelled, likely, confidence: row[likely] });
+            doubts.push(Doubt {
+                sample,
+                labelled,
+                likely,
+                confidence: row[likely],
+                label_probability: row[labelled],
+            });
         }
     }
     doubts.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(a.sample.cmp(&b.sample)));
     doubts.truncate(MAX_FINDINGS);
     let report = held_out.report;
     Ok((doubts, report.most_confused(10), Some(report.accuracy)))
-}
-
-fn duplicates(
-    samples: &Samples<'_>,
-    facts: &[Option<PhotographFacts>],
-    cancel: &Cancel,
-) -> Result<Vec<Duplicate>, TrainError> {
-    let (count, width) = (samples.len().min(MAX_COMPARED), samples.rows.width());
-    let unit = Transform::new(vec![Step::UnitLength])?;
-    let fact = |i: usize| facts.get(i).copied().flatten();
-    let starts: Vec<usize> = (0..count).step_by(blocks::BLOCK_ROWS).collect();
-    let read = |start: usize| {
-        let rows = blocks::BLOCK_ROWS.min(count - start);
-        let mut block = vec![0.0_f32; rows * width];
-        blocks::read_block(samples.rows, &unit, start, &mut block);
-        (rows, block)
-    };
-    let found: Result<Vec<Vec<Duplicate>>, TrainError> = starts
-        .par_iter()
-        .map(|&start| {
-            let (rows, block) = read(start);
-            let left = Operand::new(&block, rows, width);
-            let mut pairs = Vec::new();
-            for &other in starts.iter().filter(|&&other| other >= start) {
-                cancel.check()?;
-                let (columns, opposite) = read(other);
-                let mut cosines = vec![0.0_f32; rows * columns];
-                let right = Operand::new(&opposite, columns, width).t();
-                multiply(1.0, left, right, 0.0, &mut cosines, columns);
-                for (index, &similarity) in cosines.iter().enumerate() {
-                    let (first, second) = (start + index / columns, other + index % columns);
-                    if first < second && alike(similarity, fact(first), fact(second)) {
-                        let across_classes = samples.labels[first] != samples.labels[second];
-                        pairs.push(Duplicate { first, second, similarity, across_classes });
-                    }
-                }
-                if pairs.len() > 16 * MAX_FINDINGS {
-                    break;
-                }
-            }
-            Ok(pairs)
-        })
-        .collect();
-    let mut pairs = found?.concat();
-    pairs.sort_by(|a, b| {
-        b.similarity.total_cmp(&a.similarity).then((a.first, a.second).cmp(&(b.first, b.second)))
-    });
-    pairs.truncate(MAX_FINDINGS);
-    Ok(pairs)
-}
-
-fn alike(similarity: f32, first: Option<PhotographFacts>, second: Option<PhotographFacts>) -> bool {
-    match (first, second) {
-        (Some(a), Some(b)) => {
-            similarity >= NEAR_COSINE.0 && (a.hash ^ b.hash).count_ones() <= NEAR_BITS
-        }
-        _ => similarity >= NEAR_COSINE.1,
-    }
 }
 
 #[cfg(test)]
@@ -293,6 +233,17 @@ mod tests {
     }
 
     #[test]
+    fn one_class_alone_is_examined_but_for_its_labels() {
+        let (values, _) = dataset();
+        let rows = DenseRows::new(&values, 16).unwrap();
+        let samples = Samples::new(&rows, vec![0; 60], vec!["a".into()]);
+        let diagnosis = examine(&samples, &[], 0, &Cancel::default()).unwrap();
+        assert!(!diagnosis.duplicates.is_empty() && diagnosis.doubts.is_empty());
+        assert_eq!(diagnosis.accuracy, None);
+        assert!(advice(&diagnosis)[0].contains("second class"), "{:?}", advice(&diagnosis));
+    }
+
+    #[test]
     fn flawed_photographs_are_named_by_their_flaw() {
         let good = PhotographFacts { shorter_side: 256, sharpness: 400.0, contrast: 50.0, hash: 0 };
         let facts = [
@@ -303,13 +254,5 @@ mod tests {
             Some(PhotographFacts { sharpness: 3.0, ..good }),
         ];
         assert_eq!(flaws(&facts), [(1, Flaw::Tiny), (2, Flaw::OneColoured), (4, Flaw::Blurred)]);
-    }
-
-    #[test]
-    fn alike_embeddings_of_unlike_photographs_are_no_duplicates() {
-        let facts =
-            |hash| Some(PhotographFacts { shorter_side: 256, sharpness: 9.0, contrast: 9.0, hash });
-        assert!(alike(0.97, facts(0b111), facts(0)));
-        assert!(!alike(0.999, facts(u64::MAX), facts(0)));
     }
 }
