@@ -149,7 +149,7 @@ impl Heads {
             heads.iter().for_each(|head| output::json_line(&object(head)));
             return;
         }
-        let mut table = output::table(&["head", "backbone", "live", "versions"]);
+        let mut table = output::table(&["head", "backbone", "live", "versions", "follows"]);
         for head in heads {
             let live = match head.active_version {
                 0 => "none".to_owned(),
@@ -160,6 +160,7 @@ impl Heads {
                 head.backbone.clone(),
                 live,
                 head.versions.len().to_string(),
+                head.followed_dataset.clone(),
             ]);
         }
         output::align_right(&mut table, &[3]);
@@ -202,6 +203,7 @@ fn object(head: &Head) -> Value {
         "head": head.name,
         "backbone": head.backbone,
         "active_version": head.active_version,
+        "followed_dataset": head.followed_dataset,
         "versions": head.versions.iter().map(|version| json!({
             "version": version.version,
             "classes": version.classes,

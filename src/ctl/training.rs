@@ -7,8 +7,8 @@ use tokio_stream::StreamExt;
 
 use super::{Outcome, output};
 use crate::client::messages::{
-    Evaluation, HeadKind, Job, JobState, ListJobsRequest, Promotion, PromotionPolicy,
-    StartTrainingRequest, TrainingOptions,
+    Evaluation, FeatureTransform, HeadKind, Job, JobState, ListJobsRequest, Promotion,
+    PromotionPolicy, StartTrainingRequest, TrainingOptions,
 };
 use crate::client::{Client, ClientError, ErrorKind};
 
@@ -30,6 +30,27 @@ pub struct Train {
     /// Of everything random.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Folds of the cross-validation.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=20))]
+    folds: u32,
+    /// Let large classes count for more than small ones.
+    #[arg(long)]
+    unbalanced: bool,
+    /// Probability taken from the true class and spread over all, 0 to 0.5.
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    label_smoothing: f32,
+    /// How embeddings are prepared.
+    #[arg(long, value_enum, default_value_t = Transform::Auto)]
+    transform: Transform,
+    /// Changed copies of each photograph that are learnt too: mirrored, cut, brighter or darker.
+    #[arg(long, default_value_t = 0, value_name = "COPIES")]
+    augment: u32,
+    /// Share of known samples that may come back as unknown.
+    #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
+    false_alarms: f32,
+    /// Go on learning each new sample of the dataset as it comes; only with `--kind slda`.
+    #[arg(long)]
+    follow: bool,
     /// When the new version goes live.
     #[arg(long, value_enum, default_value_t = Promote::IfBetter)]
     promote: Promote,
@@ -50,6 +71,31 @@ enum Kind {
     Prototype,
     Knn,
     Mlp,
+    /// Classes that do not exclude each other.
+    MultiLabel,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Transform {
+    /// What suits the kind.
+    Auto,
+    /// As they are.
+    None,
+    /// Mean 0 and variance 1 in each feature.
+    Standardize,
+    /// Length 1.
+    Normalize,
+}
+
+impl From<Transform> for FeatureTransform {
+    fn from(transform: Transform) -> Self {
+        match transform {
+            Transform::Auto => Self::Unspecified,
+            Transform::None => Self::None,
+            Transform::Standardize => Self::Standardize,
+            Transform::Normalize => Self::Normalize,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -69,6 +115,7 @@ impl From<Kind> for HeadKind {
             Kind::Prototype => Self::Prototype,
             Kind::Knn => Self::Knn,
             Kind::Mlp => Self::Mlp,
+            Kind::MultiLabel => Self::MultiLabel,
         }
     }
 }
@@ -88,6 +135,13 @@ impl Train {
         let options = TrainingOptions {
             kind: HeadKind::from(self.kind).into(),
             seed: self.seed,
+            folds: Some(self.folds),
+            balance_classes: Some(!self.unbalanced),
+            label_smoothing: self.label_smoothing,
+            transform: FeatureTransform::from(self.transform).into(),
+            augmentations: self.augment,
+            false_alarm_rate: Some(self.false_alarms),
+            follow_dataset: self.follow,
             ..TrainingOptions::default()
         };
         let policy = PromotionPolicy::from(self.promote).into();
@@ -97,6 +151,7 @@ impl Train {
             backbone: self.backbone,
             options: Some(options),
             promotion: Some(Promotion { policy, ..Promotion::default() }),
+            ..StartTrainingRequest::default()
         };
         let job = client.start_training(request).await?.ok_or_else(no_job)?;
         let job = if self.detach { job } else { watch(client, &job.id).await? };
@@ -127,6 +182,11 @@ enum JobsAction {
         /// The job's id.
         id: String,
     },
+    /// Begin the training of an ended job again, as one that a restart interrupted.
+    Restart {
+        /// The job's id.
+        id: String,
+    },
     /// Tell one to stop.
     Cancel {
         /// The job's id.
@@ -146,6 +206,11 @@ impl Jobs {
             }
             Some(JobsAction::Watch { id }) => {
                 return Ok(show_end(&watch(client, id).await?, self.json));
+            }
+            Some(JobsAction::Restart { id }) => {
+                let request =
+                    StartTrainingRequest { restart_job: id.clone(), ..Default::default() };
+                self.list(client.start_training(request).await?.as_slice());
             }
             Some(JobsAction::Cancel { id }) => {
                 self.list(client.cancel_job(id).await?.as_slice());
@@ -244,18 +309,20 @@ pub fn show_evaluation(found: &Evaluation) {
         100.0 * found.accuracy_low,
         100.0 * found.accuracy_high,
     ));
-    let width = found.classes.len();
+    // Classes that do not exclude each other are not taken for one another.
+    let width = if found.confusion_matrix.is_empty() { 0 } else { found.classes.len() };
     let mut header = vec!["class".to_owned(), "precision".to_owned(), "recall".to_owned()];
-    header.extend(found.classes.iter().map(|class| class.label.clone()));
+    header.extend(found.classes.iter().take(width).map(|class| class.label.clone()));
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let mut table = output::table(&header);
-    for (class, row) in found.classes.iter().zip(found.confusion_matrix.chunks(width.max(1))) {
+    let mut rows = found.confusion_matrix.chunks(width.max(1));
+    for class in &found.classes {
         let mut cells = vec![
             class.label.clone(),
             format!("{:.3}", class.precision),
             format!("{:.3}", class.recall),
         ];
-        cells.extend(row.iter().map(u64::to_string));
+        cells.extend(rows.next().unwrap_or_default().iter().map(u64::to_string));
         table.add_row(cells);
     }
     let numbers: Vec<usize> = (1..3 + width).collect();
@@ -268,6 +335,7 @@ fn object(job: &Job) -> Value {
         json!({
             "kind": report.kind().as_str_name().trim_start_matches("HEAD_KIND_").to_lowercase(),
             "accuracy": report.held_out.as_ref().map(|found| found.accuracy),
+            "folds": report.folds,
             "live_accuracy": report.live.as_ref().map(|found| found.accuracy),
             "temperature": report.temperature,
             "ece_before": report.ece_before,

@@ -25,6 +25,14 @@ pub enum EngineError {
     /// The explanation cannot be made.
     #[error(transparent)]
     Explain(ExplainError),
+    /// A stored version of a head cannot be read.
+    #[error("{head} cannot be read from the device: {reason}")]
+    HeadFile {
+        /// `name@version`.
+        head: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Nothing is loaded under this name.
     #[error("there is no {kind} {name:?}; {known}")]
     Unknown {

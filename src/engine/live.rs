@@ -50,6 +50,63 @@ pub struct LiveHead {
     pub head: Head,
 }
 
+/// Where the versions of heads lie that are not kept in memory.
+pub trait HeadSource: std::fmt::Debug + Send + Sync {
+    /// A version, from memory or from the device.
+    ///
+    /// # Errors
+    /// [`EngineError::HeadFile`].
+    fn fetch(&self, name: &Name, version: u32) -> Result<Arc<LiveHead>, EngineError>;
+
+    /// Drops what is kept in memory of a head: its numbers may come to mean others.
+    fn forget(&self, name: &Name);
+}
+
+/// A version of a head that can answer: in memory, or fetched when somebody asks for it.
+#[derive(Clone, Debug)]
+pub struct HeadHandle {
+    /// The backbone whose embedding it takes.
+    pub backbone: Name,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Memory(Arc<LiveHead>),
+    Device(Arc<dyn HeadSource>),
+}
+
+impl HeadHandle {
+    /// A version that stays in memory.
+    pub fn in_memory(head: Arc<LiveHead>) -> Self {
+        Self { backbone: head.backbone.clone(), place: Place::Memory(head) }
+    }
+
+    /// A version that is fetched when it is asked for.
+    pub fn on_device(backbone: Name, source: Arc<dyn HeadSource>) -> Self {
+        Self { backbone, place: Place::Device(source) }
+    }
+
+    /// The head, which is version `version` of `name`.
+    ///
+    /// # Errors
+    /// [`EngineError::HeadFile`] where it cannot be read.
+    pub fn get(&self, name: &Name, version: u32) -> Result<Arc<LiveHead>, EngineError> {
+        match &self.place {
+            Place::Memory(head) => Ok(Arc::clone(head)),
+            Place::Device(source) => source.fetch(name, version),
+        }
+    }
+
+    /// The head, if it stays in memory.
+    pub fn memory(&self) -> Option<&Arc<LiveHead>> {
+        match &self.place {
+            Place::Memory(head) => Some(head),
+            Place::Device(_) => None,
+        }
+    }
+}
+
 /// What a backbone computed of one image.
 #[derive(Debug)]
 pub struct Forward {

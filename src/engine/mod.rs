@@ -14,7 +14,7 @@ mod service;
 pub use error::EngineError;
 pub use explain::{ExplainOptions, Explained};
 pub use keeper::{BackboneKeeper, KeeperError, KeptBackbone};
-pub use live::{Answerer, Forward, LiveBackbone, LiveHead, Origin};
+pub use live::{Answerer, Forward, HeadHandle, HeadSource, LiveBackbone, LiveHead, Origin};
 pub use pool::{Pool, PoolOptions, PoolStatistics, Priority, Ticket};
 use predict::judge;
 pub use predict::{Answer, Prediction, Prepared, Subject, Timings, classify, prepare};

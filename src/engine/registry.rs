@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::{Answerer, EngineError, LiveBackbone, LiveHead, Origin};
+use super::{Answerer, EngineError, HeadHandle, LiveBackbone, Origin};
 use crate::base::name::Name;
 
 /// Whom a request wants to answer.
@@ -42,11 +42,11 @@ pub struct Snapshot {
     pub default: Option<String>,
 }
 
-/// The loaded versions of a head.
+/// The versions of a head that can answer.
 #[derive(Clone, Debug, Default)]
 pub struct HeadVersions {
     /// By version.
-    pub versions: BTreeMap<u32, Arc<LiveHead>>,
+    pub versions: BTreeMap<u32, HeadHandle>,
     /// The version that answers when none is named.
     pub active: Option<u32>,
 }
@@ -93,7 +93,8 @@ impl Snapshot {
     /// Finds who answers.
     ///
     /// # Errors
-    /// An unknown name, listing what there is; a head whose backbone is not loaded or is another.
+    /// An unknown name, listing what there is; a head whose backbone is not loaded or is another; a
+    /// version that has to be fetched and cannot be read.
     pub fn resolve(&self, target: &Target) -> Result<Answerer, EngineError> {
         match target {
             Target::Default => self.resolve_default(),
@@ -131,12 +132,14 @@ impl Snapshot {
     }
 
     fn head(&self, name: &str, version: Option<u32>) -> Result<Answerer, EngineError> {
-        let head = self.heads.get(name).ok_or_else(|| unknown("head", name, self.heads.keys()))?;
-        let found = version.or(head.active).and_then(|version| head.versions.get(&version));
-        let head = found.map(Arc::clone).ok_or_else(|| {
+        let found = self.heads.get_key_value(name);
+        let (known, head) = found.ok_or_else(|| unknown("head", name, self.heads.keys()))?;
+        let found = version.or(head.active).and_then(|v| Some((v, head.versions.get(&v)?)));
+        let (version, handle) = found.ok_or_else(|| {
             let asked = version.map_or(name.to_owned(), |version| format!("{name}@{version}"));
             unknown("head", &asked, head.versions.keys().map(|version| format!("{name}@{version}")))
         })?;
+        let head = handle.get(known, version)?;
         let backbone = self.backbone(head.backbone.as_str())?.backbone;
         backbone.check_head(&head)?;
         Ok(Answerer { backbone, head: Some(head) })

@@ -1,12 +1,12 @@
 //! The engine as its callers see it: submit a request, await its answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::explain::Explainers;
 use super::{
-    Answer, Answerer, EngineError, Pool, PoolOptions, PoolStatistics, Priority, Registry, Snapshot,
-    Subject, Target, Ticket, Timings, classify, prepare,
+    Answer, Answerer, EngineError, HeadSource, Pool, PoolOptions, PoolStatistics, Priority,
+    Registry, Snapshot, Subject, Target, Ticket, Timings, classify, prepare,
 };
 use crate::base::cancel::Cancel;
 use crate::vision::Limits;
@@ -27,6 +27,7 @@ pub struct Engine {
     explainers: Explainers,
     pool: Pool,
     options: EngineOptions,
+    stored_heads: OnceLock<Arc<dyn HeadSource>>,
 }
 
 /// The embedding of one image.
@@ -48,7 +49,13 @@ impl Engine {
     pub fn start(snapshot: Snapshot, options: EngineOptions) -> std::io::Result<Self> {
         let pool = Pool::start(options.pool)?;
         let registry = Registry::new(snapshot);
-        Ok(Self { registry, explainers: Explainers::default(), pool, options })
+        Ok(Self {
+            registry,
+            explainers: Explainers::default(),
+            pool,
+            options,
+            stored_heads: OnceLock::new(),
+        })
     }
 
     /// What is loaded, and the way to change it.
@@ -64,6 +71,14 @@ impl Engine {
     /// Images of each priority that may wait.
     pub fn queue_capacity(&self) -> usize {
         self.options.pool.queue
+    }
+
+    /// Where versions of heads lie that are not in memory; the first that is set stays.
+    pub(super) fn stored_heads(
+        &self,
+        make: impl FnOnce() -> Arc<dyn HeadSource>,
+    ) -> &Arc<dyn HeadSource> {
+        self.stored_heads.get_or_init(make)
     }
 
     /// Networks that were prepared for explaining.

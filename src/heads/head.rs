@@ -1,7 +1,9 @@
 //! A head: transform, classifier, temperature and novelty model together.
 
 use super::labels::check_labels;
-use super::{Classifier, HeadError, Kind, Matrix, Novelty, NoveltyScore, Provenance, Transform};
+use super::{
+    Classifier, HeadError, Kind, Linear, Matrix, Novelty, NoveltyScore, Provenance, Transform,
+};
 
 /// What a head says of one embedding.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,6 +136,24 @@ impl Head {
     /// Width of the embedding that it takes.
     pub fn width(&self) -> usize {
         self.classifier.width()
+    }
+
+    /// Bytes that its parameters take in memory, about.
+    pub fn bytes_in_memory(&self) -> usize {
+        let novelty = match self.novelty.as_ref().map(|novelty| &novelty.score) {
+            Some(NoveltyScore::Mahalanobis(model)) => {
+                size_of_val(model.means().values()) + size_of_val(model.whitening())
+            }
+            Some(NoveltyScore::Energy) | None => 0,
+        };
+        let linear = |part: &Linear| size_of_val(part.weights().values());
+        novelty
+            + match &self.classifier {
+                Classifier::Linear(part) => linear(part),
+                Classifier::Neighbours(part) => size_of_val(part.rows()),
+                Classifier::Kernel(part) => size_of_val(part.landmarks()) + linear(part.output()),
+                Classifier::Perceptron(part) => linear(part.hidden()) + linear(part.output()),
+            }
     }
 
     /// What is done to an embedding first.

@@ -165,6 +165,7 @@ fn of_engine(error: EngineError, picture: &str) -> Problem {
         EngineError::Head(error) => of_head(&error),
         EngineError::Label(error) => of_label(&error),
         EngineError::Explain(error) => of_explain(&error),
+        EngineError::HeadFile { .. } => Problem::new(Code::DataLoss, "CORRUPT", text),
         EngineError::Unknown { .. } => Problem::new(Code::NotFound, "UNKNOWN_NAME", text),
         EngineError::NotLoaded(_) => Problem::new(Code::Unavailable, "NOT_LOADED", text),
         EngineError::NothingLoaded => Problem::new(Code::Unavailable, "NOTHING_LOADED", text),
@@ -231,6 +232,12 @@ fn of_learning(error: LearningError, picture: &str) -> Problem {
             retry_after: Some(RETRY_JOB_AFTER),
             ..Problem::new(Code::ResourceExhausted, "JOB_QUEUE_FULL", text)
         },
+        LearningError::JobNotEnded(_) => {
+            Problem::new(Code::FailedPrecondition, "JOB_NOT_ENDED", text)
+        }
+        LearningError::TooManyFollow { .. } => {
+            Problem::new(Code::ResourceExhausted, "TOO_MANY_FOLLOW", text)
+        }
         LearningError::Examining => Problem {
             retry_after: Some(RETRY_JOB_AFTER),
             ..Problem::new(Code::ResourceExhausted, "EXAMINING", text)

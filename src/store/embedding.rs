@@ -237,6 +237,40 @@ impl Store {
         })
     }
 
+    /// As [`Store::embeddings`] of the samples after `after` up to and with `through`.
+    ///
+    /// # Errors
+    /// As [`Store::embeddings`].
+    pub fn embeddings_between(
+        &self,
+        dataset: &Name,
+        backbone: Digest,
+        split: Option<Split>,
+        after: Option<SampleKey>,
+        through: SampleKey,
+        rows: usize,
+    ) -> Result<EmbeddingBlocks<'_>> {
+        let all = self.embeddings(dataset, backbone, split, rows)?;
+        let after = after.unwrap_or(all.after).max(all.after);
+        Ok(EmbeddingBlocks { after, last: through.min(all.last), ..all })
+    }
+
+    /// The sample of the dataset that arrived last, if it has any.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownDataset`].
+    pub fn newest_sample(&self, dataset: &Name) -> Result<Option<SampleKey>> {
+        let number = self.dataset(dataset)?.number;
+        self.read(|connection| {
+            let newest: Option<i64> = connection
+                .prepare_cached("SELECT max(key) FROM samples WHERE key > ?1 AND key <= ?2")?
+                .query_row([SampleKey::before(number).0, SampleKey::last(number).0], |row| {
+                    row.get(0)
+                })?;
+            Ok(newest.map(SampleKey))
+        })
+    }
+
     /// Adds or replaces what one backbone made of a stored sample.
     ///
     /// # Errors

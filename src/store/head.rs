@@ -246,6 +246,25 @@ impl Store {
         })
     }
 
+    /// Deletes these versions, but for the active one and the one that a rollback returns to.
+    /// Returns the numbers that went.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownHead`].
+    pub fn thin_head_versions(&self, head: &Name, versions: &[u32]) -> Result<Vec<u32>> {
+        let (head, versions) = (head.clone(), versions.to_vec());
+        self.write(Urgency::Now, move |session| {
+            let number = number(session.connection, &head)?;
+            let mut stay = activations(session.connection, number)?;
+            stay.truncate(2);
+            let gone: Vec<u32> = versions.into_iter().filter(|v| !stay.contains(v)).collect();
+            for version in &gone {
+                remove_version(session, number, *version)?;
+            }
+            Ok(gone)
+        })
+    }
+
     /// Deletes a head with all its versions.
     ///
     /// # Errors

@@ -106,14 +106,14 @@ pub fn learning_curve(
     samples.check()?;
     let classes = samples.classes.len();
     let folds = options.folds.max(2);
-    let assigned = folds::stratified(&samples.labels, classes, folds, options.seed);
+    let assigned = folds::of_samples(samples, folds, options.seed);
     // Eighths within the training part of each fold, so that smaller sets lie within larger ones.
-    let eighths = folds::stratified(&samples.labels, classes, 8, options.seed.wrapping_add(1));
+    let eighths = folds::of_samples(samples, 8, options.seed.wrapping_add(1));
     let mut points = Vec::new();
     for share in [1, 2, 4, 8] {
         let (mut trained_on, mut right, mut judged) = (0, 0, 0);
         for fold in 0..folds {
-            let (kept, held_out) = folds::split(&assigned, fold);
+            let (kept, held_out) = folds::split_samples(samples, &assigned, fold);
             let kept: Vec<usize> = kept.into_iter().filter(|&i| eighths[i] < share).collect();
             if kept.is_empty() {
                 continue;
@@ -128,7 +128,7 @@ pub fn learning_curve(
             for (row, &label) in scores.chunks_exact(classes).zip(&test.labels) {
                 right += usize::from(top(row) == label as usize);
             }
-            trained_on += kept.len();
+            trained_on += kept.iter().filter(|&&i| samples.is_original(i)).count();
             judged += held_out.len();
             let done = (points.len() * folds + fold + 1) as f32 / (4 * folds) as f32;
             let phase = Phase::Fitting;

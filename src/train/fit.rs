@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::calibration::{fit_temperature, log_loss, top};
 use super::lbfgs::Stop;
-use super::recipe::{self, Recipe, candidates};
+use super::recipe::{self, Features, Recipe, candidates};
 use super::rows::Subset;
 use super::{Report, Samples, TrainError, folds, novelty, samples::balanced_weights};
 use crate::base::cancel::Cancel;
@@ -32,6 +32,9 @@ pub enum NoveltyMethod {
 pub struct Options {
     /// Kind of head; `None` lets cross-validation choose.
     pub kind: Option<Kind>,
+    /// How embeddings are prepared: raw, of length 1 or standardised; `None` for what suits the
+    /// kind.
+    pub features: Option<Features>,
     /// Of everything random.
     pub seed: u64,
     /// Folds of the cross-validation inside the training samples, at least 2.
@@ -56,6 +59,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             kind: None,
+            features: None,
             seed: 0,
             folds: 5,
             balance: false,
@@ -117,6 +121,8 @@ pub struct Trained {
     pub reason: String,
     /// Scores over the folds of the cross-validation.
     pub report: Report,
+    /// Share right in each of these folds.
+    pub folds: Vec<f64>,
 }
 
 /// Trains a head. The same samples, options and seed give the same bytes, on any number of threads.
@@ -137,6 +143,7 @@ pub fn fit(
         labels: samples.labels.clone(),
         weights: if options.balance { balanced_weights(samples) } else { samples.weights.clone() },
         classes: samples.classes.clone(),
+        copy_of: samples.copy_of.clone(),
     };
     let recipes = candidates(options);
     let selection = select(samples, &recipes, options, cancel, progress)?;
@@ -162,6 +169,7 @@ pub fn fit(
         trials: selection.trials,
         reason: selection.reason,
         report: selection.report,
+        folds: selection.folds,
     })
 }
 
@@ -175,6 +183,12 @@ fn check_options(options: &Options) -> Result<(), TrainError> {
     }
     if !(0.0..=1.0).contains(&options.false_alarm_rate) {
         return wrong("the false-alarm rate must be from 0 to 1");
+    }
+    if options.features.is_some_and(Features::is_kernel) {
+        return wrong("features are raw, of length 1 or standardised");
+    }
+    if candidates(options).is_empty() {
+        return wrong("prototypes work on embeddings of length 1: leave the features unset");
     }
     if options.neighbours == 0 || !(1..=4096).contains(&options.hidden) {
         return wrong("neighbours must be at least 1, hidden units from 1 to 4096");
@@ -192,7 +206,9 @@ pub(super) struct Selection {
     /// Indices of the samples looked at, and the fold of each.
     pub(super) chosen: Vec<usize>,
     assigned: Vec<usize>,
-    /// Held-out scores of the chosen recipe, before the temperature.
+    /// Share right in each fold.
+    folds: Vec<f64>,
+    /// Held-out scores of the chosen recipe, before the temperature; of originals alone.
     pub(super) scores: Vec<f32>,
 }
 
@@ -207,24 +223,26 @@ pub(super) fn select(
     let subset = Subset::new(all.rows, &chosen);
     let samples = all.pick(&subset, &chosen);
     let classes = samples.classes.len();
+    let originals: Vec<usize> = (0..samples.len()).filter(|&i| samples.is_original(i)).collect();
+    let labels: Vec<u32> = originals.iter().map(|&i| samples.labels[i]).collect();
     // No more folds than samples of the largest class, or a fold could be empty.
-    let largest = samples.counts().into_iter().max().unwrap_or(0);
-    let folds = options.folds.min(largest).max(2);
-    let assigned = folds::stratified(&samples.labels, classes, folds, options.seed);
+    let largest = (0..classes as u32).map(|c| labels.iter().filter(|l| **l == c).count()).max();
+    let folds = options.folds.min(largest.unwrap_or(0)).max(2);
+    let assigned = folds::of_samples(&samples, folds, options.seed);
     let mut trials = Vec::with_capacity(recipes.len());
     let mut held_out: Vec<Vec<f32>> = Vec::with_capacity(recipes.len());
     for (index, recipe) in recipes.iter().enumerate() {
-        let scores = out_of_fold(&samples, &assigned, folds, recipe, options, cancel)?;
-        let temperature = fit_temperature(&scores, &samples.labels, classes);
-        let right = scores
-            .chunks_exact(classes)
-            .zip(&samples.labels)
-            .filter(|(row, label)| top(row) == **label as usize)
-            .count();
+        let all = out_of_fold(&samples, &assigned, folds, recipe, options, cancel)?;
+        let scores: Vec<f32> = originals
+            .iter()
+            .flat_map(|&i| all[i * classes..(i + 1) * classes].iter().copied())
+            .collect();
+        let temperature = fit_temperature(&scores, &labels, classes);
+        let right = hits(&scores, &labels, classes).filter(|hit| *hit).count();
         trials.push(Trial {
             recipe: *recipe,
-            accuracy: right as f64 / samples.len() as f64,
-            log_loss: log_loss(&scores, &samples.labels, classes, temperature),
+            accuracy: right as f64 / labels.len() as f64,
+            log_loss: log_loss(&scores, &labels, classes, temperature),
         });
         held_out.push(scores);
         progress(Progress {
@@ -234,25 +252,45 @@ pub(super) fn select(
             held_out_accuracy: trials.iter().map(|t| t.accuracy).reduce(f64::max),
         });
     }
-    let best = best_of(&trials);
+    let best = best_of(&trials, labels.len());
     let scores = held_out.swap_remove(best);
-    let temperature = fit_temperature(&scores, &samples.labels, classes);
-    let report = Report::new(&samples.classes, &samples.labels, &scores, temperature);
+    let temperature = fit_temperature(&scores, &labels, classes);
+    let report = Report::new(&samples.classes, &labels, &scores, temperature);
     let reason = reason(&trials, best, folds);
     let recipe = trials[best].recipe;
-    Ok(Selection { recipe, trials, reason, report, temperature, chosen, assigned, scores })
+    let mut right = vec![(0_u32, 0_u32); folds];
+    for (&index, hit) in originals.iter().zip(hits(&scores, &labels, classes)) {
+        let fold = &mut right[assigned[index]];
+        *fold = (fold.0 + u32::from(hit), fold.1 + 1);
+    }
+    let folds =
+        right.into_iter().map(|(hits, of)| f64::from(hits) / f64::from(of.max(1))).collect();
+    Ok(Selection { recipe, trials, reason, report, temperature, chosen, assigned, folds, scores })
 }
 
-/// The one with the least cross-entropy: a steadier judge than the accuracy, which a few samples can
-/// turn.
-fn best_of(trials: &[Trial]) -> usize {
-    let mut best = 0;
+/// Whether the best score of each row is that of its label.
+fn hits<'a>(
+    scores: &'a [f32],
+    labels: &'a [u32],
+    classes: usize,
+) -> impl Iterator<Item = bool> + 'a {
+    scores.chunks_exact(classes).zip(labels).map(|(row, label)| top(row) == *label as usize)
+}
+
+/// Of the recipes whose accuracy lies within one standard error of the best (Breiman et al. 1984,
+/// "Classification and regression trees", section 3.4.3) the one with the least cross-entropy, which
+/// a few samples cannot turn; of equals the one that comes first, which is the simpler.
+fn best_of(trials: &[Trial], samples: usize) -> usize {
+    let most = trials.iter().map(|trial| trial.accuracy).fold(0.0, f64::max);
+    let error = (most * (1.0 - most) / samples.max(1) as f64).sqrt();
+    let mut best = None::<usize>;
     for (index, trial) in trials.iter().enumerate() {
-        if trial.log_loss < trials[best].log_loss {
-            best = index;
+        let eligible = trial.accuracy >= most - error;
+        if eligible && best.is_none_or(|best| trial.log_loss < trials[best].log_loss) {
+            best = Some(index);
         }
     }
-    best
+    best.unwrap_or(0)
 }
 
 fn reason(trials: &[Trial], best: usize, folds: usize) -> String {
@@ -284,8 +322,7 @@ fn part_of(samples: &Samples<'_>, seed: u64) -> Vec<usize> {
     if parts <= 1 {
         return (0..samples.len()).collect();
     }
-    let assigned = folds::stratified(&samples.labels, samples.classes.len(), parts, seed);
-    folds::split(&assigned, 0).1
+    folds::split(&folds::of_samples(samples, parts, seed), 0).1
 }
 
 /// Scores of every sample by a head that was fitted without its fold.
@@ -301,7 +338,7 @@ fn out_of_fold(
     let parts: Result<Vec<_>, TrainError> = (0..folds)
         .into_par_iter()
         .map(|fold| {
-            let (kept, held_out) = folds::split(assigned, fold);
+            let (kept, held_out) = folds::split_samples(samples, assigned, fold);
             let rows = Subset::new(samples.rows, &kept);
             let train = samples.pick(&rows, &kept);
             let fitted = recipe::fit(recipe, &train, options, ROUGH, cancel, &mut |_, _| {})?;
@@ -347,7 +384,8 @@ fn fit_novelty(
             let parts: Result<Vec<Vec<f32>>, TrainError> = (0..folds)
                 .into_par_iter()
                 .map(|fold| {
-                    let (kept, held_out) = folds::split(&selection.assigned, fold);
+                    let (kept, held_out) =
+                        folds::split_samples(&samples, &selection.assigned, fold);
                     let rows = Subset::new(samples.rows, &kept);
                     let model = novelty::fit(&samples.pick(&rows, &kept), cancel)?;
                     let rows = Subset::new(samples.rows, &held_out);
@@ -359,4 +397,41 @@ fn fit_novelty(
     };
     let threshold = novelty::threshold(held_out, options.false_alarm_rate);
     Ok(Novelty { score, threshold, false_alarm_rate: options.false_alarm_rate })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::recipe::Loss;
+
+    fn trial(kind: Kind, accuracy: f64, log_loss: f64) -> Trial {
+        let recipe = Recipe {
+            kind,
+            features: Features::UnitLength,
+            loss: Loss::CrossEntropy,
+            inverse_penalty: None,
+        };
+        Trial { recipe, accuracy, log_loss }
+    }
+
+    #[test]
+    fn a_recipe_that_is_clearly_less_often_right_is_not_chosen_for_its_cross_entropy() {
+        let trials = [
+            trial(Kind::Prototype, 0.55, 1.2),
+            trial(Kind::Softmax, 0.634, 1.15),
+            trial(Kind::Knn, 0.512, 1.05),
+        ];
+        assert_eq!(trials[best_of(&trials, 82)].recipe.kind, Kind::Softmax);
+    }
+
+    #[test]
+    fn of_recipes_that_are_about_as_often_right_the_surer_one_is_chosen_and_of_equals_the_simpler()
+    {
+        let trials = [
+            trial(Kind::Prototype, 0.95, 0.3),
+            trial(Kind::Lda, 0.94, 0.2),
+            trial(Kind::Softmax, 0.95, 0.2),
+        ];
+        assert_eq!(trials[best_of(&trials, 400)].recipe.kind, Kind::Lda);
+    }
 }

@@ -4,6 +4,8 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
 
+use super::Samples;
+
 /// Assigns every sample to one of `folds` folds so that every class is spread as evenly as
 /// possible. Seeded; depends on nothing but the arguments.
 pub fn stratified(labels: &[u32], classes: usize, folds: usize, seed: u64) -> Vec<usize> {
@@ -24,6 +26,32 @@ pub fn stratified(labels: &[u32], classes: usize, folds: usize, seed: u64) -> Ve
     assigned
 }
 
+/// As [`stratified`], with every copy in the fold of its original.
+pub(super) fn of_samples(samples: &Samples<'_>, folds: usize, seed: u64) -> Vec<usize> {
+    let classes = samples.classes.len();
+    if samples.copy_of.is_empty() {
+        return stratified(&samples.labels, classes, folds, seed);
+    }
+    let originals: Vec<usize> = (0..samples.len()).filter(|&i| samples.is_original(i)).collect();
+    let labels: Vec<u32> = originals.iter().map(|&i| samples.labels[i]).collect();
+    let mut assigned = vec![0; samples.len()];
+    for (&index, fold) in originals.iter().zip(stratified(&labels, classes, folds, seed)) {
+        assigned[index] = fold;
+    }
+    (0..samples.len()).map(|index| assigned[samples.original(index)]).collect()
+}
+
+/// As [`split`]; copies are kept with their originals and never held out.
+pub(super) fn split_samples(
+    samples: &Samples<'_>,
+    assigned: &[usize],
+    fold: usize,
+) -> (Vec<usize>, Vec<usize>) {
+    let (kept, mut held_out) = split(assigned, fold);
+    held_out.retain(|&index| samples.is_original(index));
+    (kept, held_out)
+}
+
 /// Indices of the samples outside and inside of fold `fold`.
 pub fn split(assigned: &[usize], fold: usize) -> (Vec<usize>, Vec<usize>) {
     (0..assigned.len()).partition(|&i| assigned[i] != fold)
@@ -32,6 +60,23 @@ pub fn split(assigned: &[usize], fold: usize) -> (Vec<usize>, Vec<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_is_never_judged_by_a_head_that_saw_its_original() {
+        let values = [0.0_f32; 12];
+        let rows = crate::train::DenseRows::new(&values, 1).unwrap();
+        let labels = (0..12).map(|i| (i % 2) as u32).collect();
+        let mut samples = Samples::new(&rows, labels, vec!["a".into(), "b".into()]);
+        // Samples 6 to 11 are copies of 0 to 5.
+        samples.copy_of = (0..12).map(|i| i % 6).collect();
+        samples.check().unwrap();
+        let assigned = of_samples(&samples, 3, 0);
+        for fold in 0..3 {
+            let (kept, held_out) = split_samples(&samples, &assigned, fold);
+            assert_eq!((kept.len(), held_out.len()), (8, 2));
+            assert!(held_out.iter().all(|i| *i < 6 && !kept.contains(&(i + 6))));
+        }
+    }
 
     #[test]
     fn every_fold_has_its_share_of_every_class() {

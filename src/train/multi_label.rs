@@ -3,14 +3,16 @@
 use super::fit::Options;
 use super::lbfgs::Stop;
 use super::logistic::{self, LogisticOptions, Targets};
-use super::{Rows, TrainError, blocks};
+use super::recipe::{self, Features};
+use super::rows::Subset;
+use super::{Report, Rows, TrainError, blocks, folds};
 use crate::base::cancel::Cancel;
-use crate::heads::{Classifier, Head, Kind, Step, Transform, check_label};
+use crate::heads::{Classifier, Head, Kind, check_label};
 
 /// Inverse penalty where none is chosen.
 const INVERSE_PENALTY: f64 = 30.0;
 
-/// Fits one logistic regression a class on unit-length embeddings. `sets[i]` are the classes of
+/// Fits one logistic regression a class, on unit-length embeddings unless the options want others. `sets[i]` are the classes of
 /// sample `i`, none of them twice; an empty set is a sample of no class.
 ///
 /// # Errors
@@ -47,7 +49,8 @@ pub fn fit_multi_label(
         }
     }
     blocks::check_finite(rows)?;
-    let transform = Transform::new(vec![Step::UnitLength])?;
+    let features = options.features.unwrap_or(Features::UnitLength);
+    let transform = recipe::transform(features, rows, cancel)?;
     let logistic = LogisticOptions {
         inverse_penalty: options.inverse_penalty.unwrap_or(INVERSE_PENALTY),
         label_smoothing: f64::from(options.label_smoothing),
@@ -58,6 +61,76 @@ pub fn fit_multi_label(
     let fitted =
         logistic::fit(rows, &targets, &[], count, &transform, &logistic, cancel, progress)?;
     Ok(Head::new(Kind::MultiLabel, classes.to_vec(), transform, Classifier::Linear(fitted.linear))?)
+}
+
+/// Trains once a fold and judges what was held out; a fold whose training part lacks a class is left
+/// out. Returns the report and the share of samples in each fold whose whole set is right.
+///
+/// # Errors
+/// As [`fit_multi_label`].
+pub fn cross_validate_sets(
+    rows: &dyn Rows,
+    sets: &[Vec<u32>],
+    classes: &[String],
+    options: &Options,
+    cancel: &Cancel,
+) -> Result<(Report, Vec<f64>), TrainError> {
+    let assigned = folds::stratified(&vec![0; sets.len()], 1, options.folds, options.seed);
+    let (mut judged, mut scores, mut accuracies) = (Vec::new(), Vec::new(), Vec::new());
+    for fold in 0..options.folds {
+        let (kept, held_out) = folds::split(&assigned, fold);
+        let train: Vec<Vec<u32>> = kept.iter().map(|&i| sets[i].clone()).collect();
+        let subset = Subset::new(rows, &kept);
+        let head = match fit_multi_label(&subset, &train, classes, options, cancel, &mut |_, _| {})
+        {
+            Err(TrainError::TooFew { .. } | TrainError::Empty) => continue,
+            other => other?,
+        };
+        let test: Vec<Vec<u32>> = held_out.iter().map(|&i| sets[i].clone()).collect();
+        let subset = Subset::new(rows, &held_out);
+        let found = probabilities(&head, &subset, cancel)?;
+        accuracies.push(Report::of_sets(classes, &test, &found).accuracy);
+        judged.extend(test);
+        scores.extend(found);
+    }
+    Ok((Report::of_sets(classes, &judged, &scores), accuracies))
+}
+
+/// Runs a multi-label head over samples. Classes are matched by label; one that the head lacks is
+/// never found.
+///
+/// # Errors
+/// [`TrainError::Head`] if the embeddings are of another width, [`TrainError::Cancelled`].
+pub fn evaluate_sets(
+    head: &Head,
+    rows: &dyn Rows,
+    sets: &[Vec<u32>],
+    classes: &[String],
+    cancel: &Cancel,
+) -> Result<Report, TrainError> {
+    let mut all = head.classes().to_vec();
+    all.extend(classes.iter().filter(|label| !head.classes().contains(label)).cloned());
+    let place = |label: &String| all.iter().position(|known| known == label).unwrap_or(0) as u32;
+    let map: Vec<u32> = classes.iter().map(place).collect();
+    let sets: Vec<Vec<u32>> =
+        sets.iter().map(|set| set.iter().map(|&label| map[label as usize]).collect()).collect();
+    let own = head.classes().len();
+    let found: Vec<f32> = probabilities(head, rows, cancel)?
+        .chunks_exact(own)
+        .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0.0, all.len() - own)))
+        .collect();
+    Ok(Report::of_sets(&all, &sets, &found))
+}
+
+fn probabilities(head: &Head, rows: &dyn Rows, cancel: &Cancel) -> Result<Vec<f32>, TrainError> {
+    let mut row = vec![0.0_f32; rows.width()];
+    let mut all = Vec::with_capacity(rows.len() * head.classes().len());
+    for index in 0..rows.len() {
+        cancel.check()?;
+        rows.read(index, &mut row);
+        all.extend(head.predict(&row)?.probabilities);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -88,5 +161,19 @@ mod tests {
         let none = head.predict(&[0.0, 0.0, 0.5]).unwrap().probabilities;
         assert!(both.iter().all(|p| *p > 0.6), "{both:?}");
         assert!(none.iter().all(|p| *p < 0.4), "{none:?}");
+    }
+
+    #[test]
+    fn sets_are_judged_whole_and_class_by_class() {
+        let classes = ["striped", "winged"].map(String::from);
+        let truth = vec![vec![0], vec![0, 1], vec![], vec![1]];
+        // Right, one class missing, right, one class too many.
+        let found = [0.9, 0.1, 0.8, 0.4, 0.2, 0.3, 0.7, 0.9];
+        let report = Report::of_sets(&classes, &truth, &found);
+        assert_eq!((report.samples, report.accuracy), (4, 0.5));
+        let [striped, winged] = report.per_class.as_slice() else { panic!("two classes") };
+        assert!((striped.precision - 2.0 / 3.0).abs() < 1e-9 && striped.recall == 1.0);
+        assert_eq!((winged.precision, winged.recall), (1.0, 0.5));
+        assert!(report.log_loss.is_finite() && report.confusion.is_empty());
     }
 }

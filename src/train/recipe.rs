@@ -1,6 +1,6 @@
 //! One way of fitting a head, and the ways that are tried.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::blocks::{read_all, read_block};
 use super::covariance::moments;
@@ -8,7 +8,7 @@ use super::lbfgs::Stop;
 use super::lda::Shrinkage;
 use super::logistic::{self, LogisticOptions};
 use super::perceptron::{self, PerceptronOptions};
-use super::rows::DenseRows;
+use super::rows::{DenseRows, Rows};
 use super::{Options, Samples, TrainError, kernel, lda, nearest, prototypes};
 use crate::base::cancel::Cancel;
 use crate::heads::{Classifier, Kind, Linear, Step, Transform};
@@ -17,7 +17,7 @@ use crate::heads::{Classifier, Kind, Linear, Step, Transform};
 const DENSE_BYTES: usize = 64 << 20;
 
 /// What is done to the embedding first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Features {
     /// Nothing.
@@ -30,6 +30,27 @@ pub enum Features {
     UnitLengthStandardised,
     /// The values of a Gaussian kernel at the samples.
     Kernel,
+    /// The same with half the bandwidth.
+    NarrowKernel,
+}
+
+impl Features {
+    /// Whether a kernel takes the place of the features.
+    pub fn is_kernel(self) -> bool {
+        matches!(self, Self::Kernel | Self::NarrowKernel)
+    }
+}
+
+/// What a softmax head minimises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Cross-entropy: softmax regression.
+    CrossEntropy,
+    /// Squared distance to 1 for the true class and 0 for the others (Rifkin and Klautau 2004, "In
+    /// defense of one-vs-all classification"); softmax of the scores, with the temperature that is
+    /// fitted afterwards, makes probabilities of them. On a kernel only.
+    Squares,
 }
 
 /// One way of fitting a head.
@@ -39,6 +60,8 @@ pub struct Recipe {
     pub kind: Kind,
     /// Features that it sees.
     pub features: Features,
+    /// What it minimises; only softmax heads have a choice.
+    pub loss: Loss,
     /// Inverse strength of the penalty; only softmax heads have one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inverse_penalty: Option<f64>,
@@ -52,8 +75,10 @@ impl std::fmt::Display for Recipe {
             Features::Standardised => "standardised features",
             Features::UnitLengthStandardised => "unit-length standardised features",
             Features::Kernel => "a Gaussian kernel",
+            Features::NarrowKernel => "a narrow Gaussian kernel",
         };
-        write!(f, "{} on {features}", self.kind)?;
+        let by = if self.loss == Loss::Squares { " by least squares" } else { "" };
+        write!(f, "{}{by} on {features}", self.kind)?;
         self.inverse_penalty.map_or(Ok(()), |c| write!(f, ", C = {c}"))
     }
 }
@@ -68,25 +93,31 @@ pub fn candidates(options: &Options) -> Vec<Recipe> {
 }
 
 fn of_kind(kind: Kind, options: &Options) -> Vec<Recipe> {
-    use Features::{Standardised, UnitLength, UnitLengthStandardised};
-    let one = |features| Recipe { kind, features, inverse_penalty: None };
+    use Features::{Kernel, NarrowKernel, Standardised, UnitLength, UnitLengthStandardised};
+    let one = |features| Recipe { kind, features, loss: Loss::CrossEntropy, inverse_penalty: None };
+    let or = |usual| one(options.features.unwrap_or(usual));
+    let penalised = |recipe: Recipe, penalties: &[f64]| -> Vec<Recipe> {
+        penalties.iter().map(|&c| Recipe { inverse_penalty: Some(c), ..recipe }).collect()
+    };
     match kind {
         // Strongest penalty first: each solution is the start of the next.
-        Kind::Softmax | Kind::MultiLabel => match options.inverse_penalty {
-            Some(c) => vec![Recipe { inverse_penalty: Some(c), ..one(UnitLength) }],
-            None => [(UnitLength, 10.0), (UnitLength, 30.0), (UnitLength, 100.0)]
-                .into_iter()
-                .chain([(UnitLengthStandardised, 0.001), (UnitLengthStandardised, 0.01)])
-                .chain([
-                    (Features::Kernel, 10.0),
-                    (Features::Kernel, 30.0),
-                    (Features::Kernel, 100.0),
-                ])
-                .map(|(features, c)| Recipe { inverse_penalty: Some(c), ..one(features) })
-                .collect(),
+        Kind::Softmax | Kind::MultiLabel => match (options.inverse_penalty, options.features) {
+            (Some(c), _) => penalised(or(UnitLength), &[c]),
+            (None, Some(UnitLength)) => penalised(one(UnitLength), &[10.0, 30.0, 100.0]),
+            (None, Some(features)) => penalised(one(features), &[0.001, 0.01, 0.1]),
+            (None, None) => [
+                penalised(one(UnitLength), &[10.0, 30.0, 100.0]),
+                penalised(one(UnitLengthStandardised), &[0.001, 0.01]),
+                penalised(one(Kernel), &[10.0, 30.0]),
+                penalised(Recipe { loss: Loss::Squares, ..one(Kernel) }, &[3.0, 10.0, 30.0]),
+                penalised(Recipe { loss: Loss::Squares, ..one(NarrowKernel) }, &[3.0, 10.0, 30.0]),
+            ]
+            .concat(),
         },
-        Kind::Lda | Kind::Slda | Kind::Prototype | Kind::Knn => vec![one(UnitLength)],
-        Kind::Mlp => vec![one(Standardised)],
+        Kind::Prototype if options.features.is_some_and(|f| f != UnitLength) => Vec::new(),
+        Kind::Prototype => vec![one(UnitLength)],
+        Kind::Lda | Kind::Slda | Kind::Knn => vec![or(UnitLength)],
+        Kind::Mlp => vec![or(Standardised)],
     }
 }
 
@@ -128,7 +159,7 @@ pub fn fit(
     cancel: &Cancel,
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<Fitted, TrainError> {
-    let transform = transform(recipe.features, samples, cancel)?;
+    let transform = transform(recipe.features, samples.rows, cancel)?;
     let seed_of_landmarks = options.seed;
     let classifier = match recipe.kind {
         Kind::Lda => {
@@ -147,9 +178,12 @@ pub fn fit(
                 label_smoothing: f64::from(options.label_smoothing),
                 stop,
             };
-            if recipe.features == Features::Kernel {
-                let seed = seed_of_landmarks;
-                Classifier::Kernel(kernel::fit(samples, 1.0, &options, seed, cancel, progress)?)
+            if recipe.features.is_kernel() {
+                let width = if recipe.features == Features::NarrowKernel { 0.5 } else { 1.0 };
+                let (seed, loss) = (seed_of_landmarks, recipe.loss);
+                Classifier::Kernel(kernel::fit(
+                    samples, width, loss, &options, seed, cancel, progress,
+                )?)
             } else {
                 Classifier::Linear(fit_softmax(samples, &transform, &options, cancel, progress)?)
             }
@@ -192,18 +226,19 @@ fn fit_softmax(
         labels: samples.labels.clone(),
         weights: samples.weights.clone(),
         classes: samples.classes.clone(),
+        copy_of: Vec::new(),
     };
     let none = Transform::default();
     Ok(logistic::fit_softmax(&dense, &none, options, cancel, progress)?.linear)
 }
 
-/// The transform that gives `features`, with means and scales of `samples`.
+/// The transform that gives `features`, with means and scales of `rows`.
 ///
 /// # Errors
 /// [`TrainError::Cancelled`].
 pub fn transform(
     features: Features,
-    samples: &Samples<'_>,
+    rows: &dyn Rows,
     cancel: &Cancel,
 ) -> Result<Transform, TrainError> {
     let mut steps = Vec::new();
@@ -212,8 +247,8 @@ pub fn transform(
     }
     if matches!(features, Features::Standardised | Features::UnitLengthStandardised) {
         let before = Transform::new(steps.clone())?;
-        let all: Vec<usize> = (0..samples.len()).collect();
-        let (mean, variance) = moments(samples.rows, &before, &all, cancel)?;
+        let all: Vec<usize> = (0..rows.len()).collect();
+        let (mean, variance) = moments(rows, &before, &all, cancel)?;
         let scale = |v: &f64| if *v > 1e-20 { (1.0 / v.sqrt()) as f32 } else { 1.0 };
         steps.push(Step::Standardise {
             mean: mean.iter().map(|&m| m as f32).collect(),

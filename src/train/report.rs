@@ -75,6 +75,46 @@ impl Report {
         }
     }
 
+    /// Of sets of classes: `probabilities` has one a class and sample, and a class counts as found
+    /// from one half on. A sample is right if its whole set is; nothing is taken for something else,
+    /// so there is no confusion matrix; the cross-entropy is the mean over classes.
+    pub(super) fn of_sets(classes: &[String], sets: &[Vec<u32>], probabilities: &[f32]) -> Self {
+        let width = classes.len().max(1);
+        let mut counts = vec![[0_u32; 3]; classes.len()]; // hits, there, found
+        let (mut right, mut loss) = (0, 0.0);
+        for (row, set) in probabilities.chunks_exact(width).zip(sets) {
+            let mut whole = true;
+            for (class, &probability) in row.iter().enumerate() {
+                let (there, found) = (set.contains(&(class as u32)), probability >= 0.5);
+                let of_truth = if there { probability } else { 1.0 - probability };
+                loss -= f64::from(of_truth.max(f32::MIN_POSITIVE)).ln();
+                whole &= there == found;
+                let count = &mut counts[class];
+                count[0] += u32::from(there && found);
+                count[1] += u32::from(there);
+                count[2] += u32::from(found);
+            }
+            right += usize::from(whole);
+        }
+        let per_class = classes.iter().zip(&counts).map(|(label, &[hits, there, found])| {
+            let precision = ratio(f64::from(hits), f64::from(found));
+            let recall = ratio(f64::from(hits), f64::from(there));
+            let f1 = ratio(2.0 * precision * recall, precision + recall);
+            ClassScores { label: label.clone(), samples: there as usize, precision, recall, f1 }
+        });
+        let ece = set_calibration_error(sets, probabilities, width);
+        Self {
+            samples: sets.len(),
+            accuracy: ratio(right as f64, sets.len() as f64),
+            interval: wilson(right, sets.len()),
+            per_class: per_class.collect(),
+            confusion: Vec::new(),
+            log_loss: ratio(loss, (sets.len() * width) as f64),
+            ece_before: ece,
+            ece_after: ece,
+        }
+    }
+
     /// The pairs of classes that are mistaken for each other most: truth, prediction, how often.
     pub fn most_confused(&self, count: usize) -> Vec<(usize, usize, u32)> {
         let mut pairs: Vec<_> = self
@@ -90,6 +130,20 @@ impl Report {
         pairs.truncate(count);
         pairs
     }
+}
+
+/// Mean distance between probability and share of truth over ten bins, all classes together.
+fn set_calibration_error(sets: &[Vec<u32>], probabilities: &[f32], width: usize) -> f64 {
+    let mut bins = [(0.0_f64, 0.0_f64); 10];
+    for (row, set) in probabilities.chunks_exact(width).zip(sets) {
+        for (class, &probability) in row.iter().enumerate() {
+            let bin = &mut bins[((probability * 10.0) as usize).min(9)];
+            bin.0 += f64::from(probability);
+            bin.1 += f64::from(u8::from(set.contains(&(class as u32))));
+        }
+    }
+    let distance: f64 = bins.iter().map(|(said, is)| (said - is).abs()).sum();
+    ratio(distance, (sets.len() * width) as f64)
 }
 
 fn per_class(classes: &[String], confusion: &[Vec<u32>]) -> Vec<ClassScores> {

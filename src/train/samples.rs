@@ -1,5 +1,7 @@
 //! What is trained on: embeddings with their labels.
 
+use std::collections::HashMap;
+
 use super::rows::{Rows, Subset};
 use super::{TrainError, blocks};
 use crate::heads::check_label;
@@ -15,12 +17,25 @@ pub struct Samples<'a> {
     pub weights: Vec<f32>,
     /// Labels of the classes.
     pub classes: Vec<String>,
+    /// For each sample the index of the one that it is a changed copy of, its own where it is none;
+    /// empty where no sample is a copy. Copies are trained on with their original and never judged.
+    pub copy_of: Vec<u32>,
 }
 
 impl<'a> Samples<'a> {
     /// Samples that all count alike.
     pub fn new(rows: &'a dyn Rows, labels: Vec<u32>, classes: Vec<String>) -> Self {
-        Self { rows, labels, weights: Vec::new(), classes }
+        Self { rows, labels, weights: Vec::new(), classes, copy_of: Vec::new() }
+    }
+
+    /// The sample that `index` is a copy of; `index` itself for an original.
+    pub fn original(&self, index: usize) -> usize {
+        self.copy_of.get(index).map_or(index, |&original| original as usize)
+    }
+
+    /// Whether the sample is no copy of another.
+    pub fn is_original(&self, index: usize) -> bool {
+        self.original(index) == index
     }
 
     /// Number of samples.
@@ -70,6 +85,12 @@ impl<'a> Samples<'a> {
                 self.labels.len()
             )));
         }
+        let is_copy_of_original =
+            |&of: &u32| (of as usize) < self.len() && self.is_original(of as usize);
+        let copies_fit = self.copy_of.is_empty() || self.copy_of.len() == self.labels.len();
+        if !copies_fit || !self.copy_of.iter().all(is_copy_of_original) {
+            return Err(TrainError::Invalid("a copy names no original sample".into()));
+        }
         if self.weights.iter().any(|w| !(w.is_finite() && *w > 0.0)) {
             return Err(TrainError::Invalid("a sample's weight is not a positive number".into()));
         }
@@ -99,7 +120,15 @@ impl<'a> Samples<'a> {
 
     /// The samples at `indices`, whose rows `subset` must read.
     pub fn pick<'b>(&self, subset: &'b Subset<'b>, indices: &[usize]) -> Samples<'b> {
+        let copy_of = if self.copy_of.is_empty() {
+            Vec::new()
+        } else {
+            let places: HashMap<usize, u32> = indices.iter().copied().zip(0..).collect();
+            let place = |(&index, own)| *places.get(&self.original(index)).unwrap_or(&own);
+            indices.iter().zip(0..).map(place).collect()
+        };
         Samples {
+            copy_of,
             rows: subset,
             labels: indices.iter().map(|&i| self.labels[i]).collect(),
             weights: if self.weights.is_empty() {

@@ -8,11 +8,15 @@ use std::collections::HashMap;
 
 use safetensors::tensor::{Dtype, SafeTensors, View};
 
-use super::TrainError;
+use super::calibration::fit_temperature;
 use super::covariance::Scatter;
 use super::lda::{Shrinkage, discriminant, intensity};
+use super::{Samples, TrainError, novelty};
 use crate::base::cancel::Cancel;
-use crate::heads::{HeadError, Linear, MAX_CLASSES, Step, Transform, check_label};
+use crate::heads::{
+    Classifier, Head, HeadError, Kind, Linear, MAX_CLASSES, Matrix, Novelty, NoveltyScore, Step,
+    Transform, check_label, log_sum_exp,
+};
 
 /// Widest embedding whose covariance is kept (a 4096-wide one takes 128 MiB).
 const MAX_WIDTH: usize = 4096;
@@ -110,13 +114,15 @@ impl StreamingLda {
     }
 
     /// The discriminant of all samples so far, on embeddings of length 1, and its classes' order is
-    /// that of [`StreamingLda::classes`].
+    /// that of [`StreamingLda::classes`]. With `balance` every class counts alike, however many
+    /// samples it has.
     ///
     /// # Errors
     /// [`TrainError::Empty`], [`TrainError::OneClass`], [`TrainError::Cancelled`].
     pub fn discriminant(
         &self,
         shrinkage: Shrinkage,
+        balance: bool,
         cancel: &Cancel,
     ) -> Result<Linear, TrainError> {
         match self.classes.as_slice() {
@@ -137,8 +143,38 @@ impl StreamingLda {
         drop(scatter);
         let means: Vec<Vec<f64>> =
             self.means.chunks_exact(self.width).map(<[f64]>::to_vec).collect();
-        let priors: Vec<f64> = self.counts.iter().map(|n| n / count).collect();
+        let even = 1.0 / self.counts.len() as f64;
+        let prior = |n: &f64| if balance { even } else { n / count };
+        let priors: Vec<f64> = self.counts.iter().map(prior).collect();
         discriminant(&means, &priors, covariance, cancel)
+    }
+
+    /// The discriminant as a head, its classes in the order of their names. `held_out` sets the
+    /// temperature and, by the energy of its samples, the threshold for unknowns at
+    /// `false_alarm_rate`; without any the temperature is 1 and nothing is unknown.
+    ///
+    /// # Errors
+    /// As [`StreamingLda::discriminant`].
+    pub fn head(
+        &self,
+        balance: bool,
+        held_out: Option<&Samples<'_>>,
+        false_alarm_rate: f32,
+        cancel: &Cancel,
+    ) -> Result<Head, TrainError> {
+        let linear = self.discriminant(Shrinkage::OracleApproximating, balance, cancel)?;
+        let mut order: Vec<usize> = (0..self.classes.len()).collect();
+        order.sort_by(|a, b| self.classes[*a].cmp(&self.classes[*b]));
+        let rows: Vec<f32> =
+            order.iter().flat_map(|&class| linear.weights().row(class).to_vec()).collect();
+        let bias = order.iter().map(|&class| linear.bias()[class]).collect();
+        let sorted = Linear::new(Matrix::new(order.len(), self.width, rows)?, bias)?;
+        let classes = order.iter().map(|&class| self.classes[class].clone()).collect();
+        let head = Head::new(Kind::Slda, classes, Self::transform(), Classifier::Linear(sorted))?;
+        match held_out {
+            Some(samples) => calibrated(head, samples, false_alarm_rate, cancel),
+            None => Ok(head),
+        }
     }
 
     fn class_of(&mut self, label: &str) -> Result<usize, TrainError> {
@@ -227,6 +263,43 @@ impl StreamingLda {
     }
 }
 
+/// Temperature and threshold from the samples whose class the head knows.
+fn calibrated(
+    head: Head,
+    held_out: &Samples<'_>,
+    false_alarm_rate: f32,
+    cancel: &Cancel,
+) -> Result<Head, TrainError> {
+    let known: Vec<Option<usize>> = held_out
+        .classes
+        .iter()
+        .map(|label| head.classes().iter().position(|class| class == label))
+        .collect();
+    let (mut scores, mut labels) = (Vec::new(), Vec::new());
+    let mut row = vec![0.0_f32; held_out.rows.width()];
+    for (index, &label) in held_out.labels.iter().enumerate() {
+        cancel.check()?;
+        if let Some(class) = known[label as usize] {
+            held_out.rows.read(index, &mut row);
+            scores.extend(head.logits(&row)?);
+            labels.push(class as u32);
+        }
+    }
+    if labels.is_empty() {
+        return Ok(head);
+    }
+    let classes = head.classes().len();
+    let temperature = fit_temperature(&scores, &labels, classes);
+    let energy = |row: &[f32]| {
+        let scaled: Vec<f32> = row.iter().map(|score| score / temperature).collect();
+        -log_sum_exp(&scaled)
+    };
+    let energies = scores.chunks_exact(classes).map(energy).collect();
+    let threshold = novelty::threshold(energies, false_alarm_rate);
+    let novelty = Novelty { score: NoveltyScore::Energy, threshold, false_alarm_rate };
+    Ok(head.with_temperature(temperature)?.with_novelty(novelty)?)
+}
+
 struct Doubles<'a> {
     shape: Vec<usize>,
     values: &'a [f64],
@@ -250,7 +323,7 @@ impl View for Doubles<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{DenseRows, Samples, lda};
+    use crate::train::{DenseRows, lda};
 
     fn embedding(i: usize) -> Vec<f32> {
         (0..12)
@@ -277,13 +350,32 @@ mod tests {
             let cancel = Cancel::default();
             let shrinkage = Shrinkage::OracleApproximating;
             let batch = lda::fit(&samples, &StreamingLda::transform(), shrinkage, &cancel).unwrap();
-            let streaming = learnt(count).discriminant(shrinkage, &cancel).unwrap();
+            let streaming = learnt(count).discriminant(shrinkage, false, &cancel).unwrap();
             let scale = batch.weights().values().iter().fold(1.0_f32, |m, w| m.max(w.abs()));
             let pairs = batch.weights().values().iter().zip(streaming.weights().values());
             for (a, b) in pairs.chain(batch.bias().iter().zip(streaming.bias())) {
                 assert!((a - b).abs() <= 1e-5 * scale, "after {count}: {a} {b}");
             }
         }
+    }
+
+    #[test]
+    fn a_head_has_its_classes_by_name_and_the_threshold_of_its_held_out_samples() {
+        let mut streaming = StreamingLda::new(12).unwrap();
+        for i in 0..60 {
+            streaming.add(&embedding(i), ["c", "a", "b"][i % 3]).unwrap();
+        }
+        let values: Vec<f32> = (60..120).flat_map(embedding).collect();
+        let rows = DenseRows::new(&values, 12).unwrap();
+        let labels = (0..60).map(|i| (i % 3) as u32).collect();
+        let classes = ["c", "a", "b"].map(String::from).to_vec();
+        let held_out = Samples::new(&rows, labels, classes);
+        let head = streaming.head(true, Some(&held_out), 0.05, &Cancel::default()).unwrap();
+        assert_eq!(head.classes(), ["a", "b", "c"]);
+        let report = crate::train::evaluate(&head, &held_out, &Cancel::default()).unwrap();
+        assert!(report.accuracy > 0.95, "{}", report.accuracy);
+        let unknown = (60..120).filter(|&i| head.predict(&embedding(i)).unwrap().unknown);
+        assert!(unknown.count() <= 3);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!
 //! Coordinates are continuous: pixel `i` covers `[i, i + 1)`, its centre lies at `i + 0.5`.
 
+mod augment;
 mod colormap;
 mod decode;
 mod encode;
@@ -25,6 +26,7 @@ mod quality;
 mod resize;
 mod thumbnail;
 
+pub use augment::augmented;
 pub use colormap::ColorMap;
 pub use decode::decode;
 pub use encode::{ImageFormat, encode};

@@ -82,6 +82,14 @@ impl Daemon {
         Self { _owned: Some(state), ..daemon }
     }
 
+    /// With two workers and room for many images.
+    pub async fn start_roomy() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let pool = PoolOptions { workers: 2, queue: 64 };
+        let daemon = Self::start_in(state.path(), pool, ServerOptions::default()).await;
+        Self { _owned: Some(state), ..daemon }
+    }
+
     /// The same with a state folder that outlives the daemon.
     pub async fn start_in(state: &Path, pool: PoolOptions, options: ServerOptions) -> Self {
         let mut snapshot = Snapshot::default();

@@ -1,4 +1,4 @@
-//! Embedding what is stored: photographs that a backbone has not seen yet.
+//! Embedding what is stored: photographs that a backbone has not seen yet, and changed copies of them.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use crate::base::digest::Digest;
 use crate::base::name::Name;
 use crate::engine::{Answerer, Engine, EngineError, LiveBackbone, Subject, Timings, prepare};
 use crate::store::{NewEmbedding, Sample, Store, StoreError};
+use crate::vision::augmented;
 
 /// Samples listed at one time.
 const PAGE: usize = 256;
@@ -59,6 +60,55 @@ pub(super) fn embed_missing(
         keep(outcome)?;
     }
     Ok(seen)
+}
+
+/// Embeds changed copies ([`augmented`]) of the samples whose photograph is kept: `count` of each,
+/// with the index of its original in `ids`. The same `seed` gives the same copies. `tell` hears the
+/// share that is done, 0 to 1.
+///
+/// # Errors
+/// As [`embed_missing`].
+pub(super) fn embed_copies(
+    engine: &Engine,
+    store: &Store,
+    (dataset, ids): (&Name, &[String]),
+    backbone: &Arc<LiveBackbone>,
+    (count, seed): (u32, u64),
+    cancel: &Cancel,
+    tell: &mut dyn FnMut(f32),
+) -> Result<Vec<(usize, Vec<f32>)>, LearningError> {
+    let mut work = Background::new(engine, cancel);
+    let mut copies = Vec::new();
+    for (index, id) in ids.iter().enumerate() {
+        cancel.check()?;
+        let image = match store.sample(dataset, id) {
+            Ok(sample) => store.image_of(&sample)?.filter(|image| !image.thumbnail),
+            Err(StoreError::UnknownSample { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let Some(image) = image else { continue };
+        let bytes = Bytes::from(image.bytes);
+        for copy in 0..count {
+            let (bytes, limits) = (bytes.clone(), engine.limits());
+            let by = Answerer { backbone: Arc::clone(backbone), head: None };
+            let own = Digest::of(format!("{seed} {copy} {id}").as_bytes());
+            let own = own.0.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            let embed = move |cancel: &Cancel| {
+                let picture = Subject::Encoded(bytes.clone()).to_picture(&limits)?;
+                let subject = Subject::Picture(Arc::new(augmented(&picture, own)));
+                let prepared = prepare(&by, subject, &limits, cancel, &mut Timings::default())?;
+                Ok::<_, EngineError>(by.backbone.forward(&prepared.tensor)?.embedding().to_vec())
+            };
+            if let Some((of, values)) = work.give(index, embed)? {
+                copies.push((of, values?));
+            }
+        }
+        tell((index + 1) as f32 / ids.len() as f32);
+    }
+    while let Some((of, values)) = work.take()? {
+        copies.push((of, values?));
+    }
+    Ok(copies)
 }
 
 fn keep(

@@ -4,7 +4,7 @@ use crate::base::cancel::Cancelled;
 use crate::base::name::InvalidName;
 use crate::engine::EngineError;
 use crate::heads::{ExportError, HeadError};
-use crate::store::StoreError;
+use crate::store::{JobId, StoreError};
 use crate::train::TrainError;
 
 /// Why something was not learnt. The edge maps each of these to a status.
@@ -33,6 +33,15 @@ pub enum LearningError {
     JobQueueFull {
         /// How many wait.
         waiting: usize,
+    },
+    /// Only a job that has ended can be started again.
+    #[error("job {0} has not ended: cancel it first, or let it end")]
+    JobNotEnded(JobId),
+    /// Heads that follow their dataset keep their statistics in memory.
+    #[error("{maximum} heads follow their dataset already; train one of them without following")]
+    TooManyFollow {
+        /// How many may.
+        maximum: usize,
     },
     /// One dataset is examined at a time.
     #[error("another dataset is being examined; ask again once that is done")]

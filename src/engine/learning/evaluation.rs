@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::labelled::Labelled;
+use super::labelled::{Labelled, Several};
 use super::{Learning, LearningError};
 use crate::base::cancel::Cancel;
 use crate::base::name::Name;
 use crate::engine::{EngineError, LiveHead, Target};
+use crate::heads::Kind;
 use crate::store::{EmbeddedSample, Filter};
-use crate::train::{self, Report};
+use crate::train::Report;
 
 /// Samples listed at one time.
 const PAGE: usize = 256;
@@ -54,7 +55,9 @@ impl Learning {
                 break;
             }
         }
-        let labelled = Labelled::from_rows(by.backbone.network.embedding().width, rows)?;
+        let multi_label = head.head.kind() == Kind::MultiLabel;
+        let several = if multi_label { Several::Keep } else { Several::Refuse };
+        let labelled = Labelled::from_rows(by.backbone.network.embedding().width, several, rows)?;
         let Some(rows) = labelled.rows() else {
             return Err(LearningError::NoSamples(format!(
                 "dataset {dataset} has no labelled samples that meet the filter and have an \
@@ -62,7 +65,7 @@ impl Learning {
                 by.backbone.name
             )));
         };
-        let report = train::evaluate(&head.head, &labelled.samples(&rows), cancel)?;
+        let report = labelled.judge(&rows, &head.head, cancel)?;
         Ok(Judged { head, report })
     }
 }

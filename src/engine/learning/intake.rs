@@ -84,8 +84,11 @@ impl Learning {
             }
         };
         let receipt: Receipt = receiver.await.unwrap_or(Err(crate::store::StoreError::Closed))?;
-        let sample = self.store.sample(&dataset, &id)?;
-        Ok(StoredSample { sample, duplicate: receipt.outcome == Outcome::Duplicate })
+        let duplicate = receipt.outcome == Outcome::Duplicate;
+        if !duplicate {
+            self.following.arrived(&dataset);
+        }
+        Ok(StoredSample { sample: self.store.sample(&dataset, &id)?, duplicate })
     }
 
     fn with_embedding(

@@ -6,7 +6,7 @@ use super::{LearningError, Promotion};
 use crate::base::name::Name;
 use crate::heads::Kind;
 use crate::store;
-use crate::train::{NoveltyMethod, Options, Report};
+use crate::train::{Features, NoveltyMethod, Options, Report};
 
 /// What a training is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,12 @@ pub struct TrainingOptions {
     pub neighbours: Option<u32>,
     /// Width of a perceptron's hidden layer.
     pub hidden_width: u32,
+    /// How embeddings are prepared; `None` for what suits the kind.
+    pub features: Option<Features>,
+    /// Changed copies of each photograph that are trained on too, 0 to 32.
+    pub augmentations: u32,
+    /// Whether the head, which must be of kind `slda`, goes on learning each new sample.
+    pub follow_dataset: bool,
 }
 
 impl Default for TrainingOptions {
@@ -59,6 +65,9 @@ impl Default for TrainingOptions {
             false_alarm_rate: 0.05,
             neighbours: None,
             hidden_width: 256,
+            features: None,
+            augmentations: 0,
+            follow_dataset: false,
         }
     }
 }
@@ -69,6 +78,7 @@ impl TrainingOptions {
         let defaults = Options::default();
         Options {
             kind: self.kind,
+            features: self.features,
             seed: self.seed,
             folds: self.folds as usize,
             balance: self.balance_classes,
@@ -76,7 +86,12 @@ impl TrainingOptions {
             inverse_penalty: self.regularization.map(|penalty| 1.0 / f64::from(penalty)),
             neighbours: self.neighbours.map_or(defaults.neighbours, |count| count as usize),
             hidden: self.hidden_width as usize,
-            novelty: Some(NoveltyMethod::Mahalanobis),
+            // Each sample makes a version of a head that follows: it must stay small.
+            novelty: Some(if self.follow_dataset {
+                NoveltyMethod::Energy
+            } else {
+                NoveltyMethod::Mahalanobis
+            }),
             false_alarm_rate: self.false_alarm_rate,
         }
     }
@@ -123,6 +138,9 @@ pub struct TrainingReport {
     pub pinned: bool,
     /// Over the folds of the cross-validation.
     pub cross_validation: Report,
+    /// Share right in each of these folds.
+    #[serde(default)]
+    pub folds: Vec<f64>,
     /// What logits are divided by.
     pub temperature: f32,
     /// The live version on the same held-out samples.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::following::{self, Herald};
 use super::low_priority::{self, lower_priority};
 use super::{Job, JobProgress, LearningError, TrainingOutcome, TrainingRequest, training};
 use crate::base::cancel::Cancel;
@@ -28,6 +29,8 @@ pub struct Jobs {
 struct Shared {
     store: Store,
     engine: Arc<Engine>,
+    /// Heads may follow their dataset once they are trained.
+    herald: Herald,
     state: Mutex<State>,
     /// Signalled when a job arrives or the daemon stops.
     changed: Condvar,
@@ -47,9 +50,13 @@ struct Unfinished {
 }
 
 impl Jobs {
-    pub(super) fn start(engine: Arc<Engine>, store: Store) -> Result<Self, LearningError> {
-        let state = Mutex::default();
-        let shared = Arc::new(Shared { store, engine, state, changed: Condvar::new() });
+    pub(super) fn start(
+        engine: Arc<Engine>,
+        store: Store,
+        herald: Herald,
+    ) -> Result<Self, LearningError> {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { store, engine, herald, state, changed });
         let turns = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("graftd-training".to_owned())
@@ -66,6 +73,12 @@ impl Jobs {
         self.shared.store.dataset(&request.dataset)?;
         let target = crate::engine::Target::Backbone(request.backbone.to_string());
         self.shared.engine.snapshot().resolve(&target)?;
+        if request.options.follow_dataset
+            && following::count(&self.shared.store)? >= following::MAXIMUM
+            && !following::follows(&self.shared.store, &request.head)?
+        {
+            return Err(LearningError::TooManyFollow { maximum: following::MAXIMUM });
+        }
         let waiting = self.shared.lock().waiting.len();
         if waiting >= WAITING {
             return Err(LearningError::JobQueueFull { waiting });
@@ -81,6 +94,18 @@ impl Jobs {
         drop(state);
         self.shared.changed.notify_all();
         Ok(job)
+    }
+
+    /// Begins the training of an ended job again, as a new job.
+    ///
+    /// # Errors
+    /// [`LearningError::JobNotEnded`], else as [`Jobs::begin`].
+    pub fn restart(&self, id: JobId) -> Result<Job, LearningError> {
+        let job = self.get(id)?;
+        if !job.record.state.is_final() {
+            return Err(LearningError::JobNotEnded(id));
+        }
+        self.begin(&job.request)
     }
 
     /// A job as it stands.
@@ -169,6 +194,7 @@ impl Shared {
                 Ok(report) => {
                     let update = JobUpdate { report: Some(report), ..JobUpdate::default() };
                     self.end(id, JobState::Succeeded, update);
+                    self.herald.look();
                 }
                 Err(error) if error.is_cancelled() => {
                     self.end(id, JobState::Cancelled, JobUpdate::default());

@@ -5,50 +5,83 @@ use std::collections::BTreeMap;
 use half::f16;
 
 use super::LearningError;
+use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::name::Name;
+use crate::heads::{Head, Kind};
 use crate::store::{EmbeddedSample, Split, Store};
-use crate::train::{HalfRows, Samples};
+use crate::train::{self, HalfRows, Report, Samples};
 
 /// Samples read from the store at once.
 const BLOCK: usize = 1024;
+
+/// What is to be read of a dataset.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    /// One side of it.
+    pub(super) split: Split,
+    /// What to do with a sample that has several labels.
+    pub(super) several: Several,
+    /// Samples at most, the first to arrive.
+    pub(super) most: Option<usize>,
+}
+
+/// What to do with a sample that has several labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Several {
+    /// It is an error: heads whose classes exclude each other cannot learn from it.
+    Refuse,
+    /// It is left out.
+    Skip,
+    /// They are kept, for heads whose classes do not exclude each other.
+    Keep,
+}
 
 /// Some labelled samples with their embeddings, 16 bits a value.
 #[derive(Default)]
 pub(super) struct Labelled {
     width: usize,
     values: Vec<f16>,
-    labels: Vec<u32>,
+    /// The classes of each sample: one, but where several are kept.
+    sets: Vec<Vec<u32>>,
     weights: Vec<f32>,
     classes: Vec<String>,
+    /// The clients' ids of the samples.
+    ids: Vec<String>,
+    /// See [`Samples::copy_of`]; empty as long as no sample is a copy.
+    copy_of: Vec<u32>,
 }
 
 impl Labelled {
     /// Reads one side of a dataset. Samples without label are left out.
     ///
     /// # Errors
-    /// A sample with several labels, which needs another kind of head; damage.
+    /// A sample with several labels where those are refused; damage.
     pub(super) fn read(
         store: &Store,
         dataset: &Name,
         backbone: Digest,
-        split: Split,
+        reading: Reading,
     ) -> Result<Self, LearningError> {
         let stats = store.dataset_stats(dataset)?;
-        let most = match split {
+        let there = match reading.split {
             Split::HeldOut => stats.held_out,
             Split::Train => stats.samples - stats.held_out,
-        };
-        let blocks = store.embeddings(dataset, backbone, Some(split), BLOCK)?;
+        } as usize;
+        let most = reading.most.unwrap_or(usize::MAX);
+        let blocks = store.embeddings(dataset, backbone, Some(reading.split), BLOCK)?;
         let mut read = Self { width: blocks.width(), ..Self::default() };
         // At once, because a growing vector would hold everything twice for a moment.
-        read.values.reserve_exact(most as usize * read.width);
+        read.values.reserve_exact(there.min(most) * read.width);
         let mut numbers = BTreeMap::new();
-        for block in blocks {
+        'all: for block in blocks {
             let block = block?;
             let rows = block.values.chunks_exact(read.width.max(1));
             for (sample, row) in block.samples.iter().zip(rows) {
-                read.push(sample, row, &mut numbers)?;
+                if read.len() == most {
+                    break 'all;
+                }
+                read.push(sample, row, reading.several, &mut numbers)?;
             }
         }
         read.sort_classes(&numbers);
@@ -58,9 +91,10 @@ impl Labelled {
     /// From samples that were chosen one by one.
     ///
     /// # Errors
-    /// A sample with several labels.
+    /// A sample with several labels where those are refused.
     pub(super) fn from_rows(
         width: usize,
+        several: Several,
         rows: impl IntoIterator<Item = Result<(EmbeddedSample, Vec<f32>), LearningError>>,
     ) -> Result<Self, LearningError> {
         let mut read = Self { width, ..Self::default() };
@@ -68,7 +102,7 @@ impl Labelled {
         for row in rows {
             let (sample, values) = row?;
             let halves: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
-            read.push(&sample, &halves, &mut numbers)?;
+            read.push(&sample, &halves, several, &mut numbers)?;
         }
         read.sort_classes(&numbers);
         Ok(read)
@@ -78,25 +112,57 @@ impl Labelled {
         &mut self,
         sample: &EmbeddedSample,
         row: &[f16],
+        several: Several,
         numbers: &mut BTreeMap<String, u32>,
     ) -> Result<(), LearningError> {
-        let label = match sample.labels.as_slice() {
-            [] => return Ok(()),
-            [label] => label,
-            [_, _, ..] => {
-                return Err(LearningError::NoSamples(format!(
-                    "sample {:?} has several labels; heads with several labels are trained from \
-                     the command line only",
-                    sample.id
-                )));
+        if sample.labels.is_empty() {
+            return Ok(());
+        }
+        if sample.labels.len() > 1 {
+            match several {
+                Several::Keep => {}
+                Several::Skip => return Ok(()),
+                Several::Refuse => {
+                    return Err(LearningError::NoSamples(format!(
+                        "sample {:?} has several labels: give it one, or train a head of kind \
+                         multi-label",
+                        sample.id
+                    )));
+                }
             }
-        };
-        let next = numbers.len() as u32;
-        let number = *numbers.entry(label.clone()).or_insert(next);
-        self.labels.push(number);
+        }
+        let mut set = Vec::with_capacity(sample.labels.len());
+        for label in &sample.labels {
+            let next = numbers.len() as u32;
+            set.push(*numbers.entry(label.clone()).or_insert(next));
+        }
+        self.sets.push(set);
         self.weights.push(sample.weight);
         self.values.extend_from_slice(row);
+        self.ids.push(sample.id.clone());
         Ok(())
+    }
+
+    /// Adds embeddings of changed copies, each with the index of its original.
+    pub(super) fn add_copies(&mut self, copies: Vec<(usize, Vec<f32>)>) {
+        self.copy_of = (0..self.len() as u32).collect();
+        self.values.reserve_exact(copies.len() * self.width);
+        for (original, values) in copies {
+            let (Some(set), Some(weight)) = (self.sets.get(original), self.weights.get(original))
+            else {
+                continue;
+            };
+            let (set, weight) = (set.clone(), *weight);
+            self.sets.push(set);
+            self.weights.push(weight);
+            self.copy_of.push(original as u32);
+            self.values.extend(values.into_iter().map(f16::from_f32));
+        }
+    }
+
+    /// Lets every sample count the same.
+    pub(super) fn forget_weights(&mut self) {
+        self.weights.fill(1.0);
     }
 
     /// Numbers the classes in the order of their names, so that the order of arrival does not show.
@@ -105,28 +171,59 @@ impl Labelled {
         for (place, number) in numbers.values().enumerate() {
             sorted[*number as usize] = place as u32;
         }
-        for label in &mut self.labels {
+        for label in self.sets.iter_mut().flatten() {
             *label = sorted[*label as usize];
         }
         self.classes = numbers.keys().cloned().collect();
     }
 
+    /// How many there are, copies included.
     pub(super) fn len(&self) -> usize {
-        self.labels.len()
+        self.sets.len()
+    }
+
+    /// The clients' ids, without those of copies.
+    pub(super) fn ids(&self) -> &[String] {
+        &self.ids
+    }
+
+    /// The classes of each sample.
+    pub(super) fn sets(&self) -> &[Vec<u32>] {
+        &self.sets
+    }
+
+    /// The classes by name.
+    pub(super) fn classes(&self) -> &[String] {
+        &self.classes
     }
 
     /// The rows; `None` where there are none.
     pub(super) fn rows(&self) -> Option<HalfRows<'_>> {
-        HalfRows::new(&self.values, self.width).filter(|_| !self.labels.is_empty())
+        HalfRows::new(&self.values, self.width).filter(|_| !self.sets.is_empty())
     }
 
-    /// What `train` takes, on the rows of [`Labelled::rows`].
+    /// What `train` takes, on the rows of [`Labelled::rows`]; the first class of each sample.
     pub(super) fn samples<'a>(&self, rows: &'a HalfRows<'a>) -> Samples<'a> {
         Samples {
             rows,
-            labels: self.labels.clone(),
+            labels: self.sets.iter().map(|set| set.first().copied().unwrap_or(0)).collect(),
             weights: self.weights.clone(),
             classes: self.classes.clone(),
+            copy_of: self.copy_of.clone(),
         }
+    }
+
+    /// How `head` does on these samples; a multi-label head by its sets of classes.
+    pub(super) fn judge(
+        &self,
+        rows: &HalfRows<'_>,
+        head: &Head,
+        cancel: &Cancel,
+    ) -> Result<Report, LearningError> {
+        Ok(if head.kind() == Kind::MultiLabel {
+            train::evaluate_sets(head, rows, &self.sets, &self.classes, cancel)?
+        } else {
+            train::evaluate(head, &self.samples(rows), cancel)?
+        })
     }
 }

@@ -3,7 +3,8 @@
 //! [`Learning`] is what the services talk to. A sample goes through `intake`; a training is a record
 //! and a turn of the one thread in `jobs`, whose work is `training`; what becomes of its head is
 //! decided in `promotion` and done in `versions`; `capture` keeps pictures that a head was not sure
-//! of; `examination` finds what is wrong with a dataset.
+//! of; `examination` finds what is wrong with a dataset; `following` lets a head learn each sample as it
+//! comes.
 
 mod background;
 mod capture;
@@ -11,6 +12,7 @@ mod embedding;
 mod error;
 mod evaluation;
 mod examination;
+mod following;
 mod intake;
 mod job;
 mod jobs;
@@ -32,16 +34,18 @@ pub use job::{
 };
 pub use jobs::Jobs;
 pub use promotion::{Decision, Policy, Promotion, decide};
-pub use versions::{HeadImport, HeadRecord};
+pub use versions::{About, Follow, HeadImport, HeadRecord};
 
 use super::Engine;
-use crate::store::Store;
+use crate::base::name::Name;
+use crate::store::{Deletion, Filter, Sample, SampleChange, Store};
 
 /// Samples, training and heads of one device.
 pub struct Learning {
     engine: Arc<Engine>,
     store: Store,
     jobs: Jobs,
+    following: following::Following,
     capture: capture::Capture,
     /// Held while a dataset is examined: one at a time.
     examining: Mutex<()>,
@@ -54,9 +58,10 @@ impl Learning {
     /// When the store cannot be read, or the system grants no thread.
     pub fn start(engine: Arc<Engine>, store: Store) -> Result<Self, LearningError> {
         versions::publish_all(&engine, &store)?;
-        let jobs = Jobs::start(Arc::clone(&engine), store.clone())?;
+        let following = following::Following::start(Arc::clone(&engine), store.clone())?;
+        let jobs = Jobs::start(Arc::clone(&engine), store.clone(), following.herald())?;
         let capture = capture::Capture::start(store.clone())?;
-        Ok(Self { engine, store, jobs, capture, examining: Mutex::default() })
+        Ok(Self { engine, store, jobs, following, capture, examining: Mutex::default() })
     }
 
     /// What is stored.
@@ -72,6 +77,43 @@ impl Learning {
     /// Trainings.
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
+    }
+
+    /// The dataset that a head follows, if it does.
+    ///
+    /// # Errors
+    /// Only the store's.
+    pub fn followed_by(&self, head: &crate::store::Head) -> Result<Option<Name>, LearningError> {
+        following::of(&self.store, head)
+    }
+
+    /// Changes what is noted of a sample.
+    ///
+    /// # Errors
+    /// As [`Store::update_sample`].
+    pub fn update_sample(
+        &self,
+        dataset: &Name,
+        id: &str,
+        change: SampleChange,
+    ) -> Result<Sample, LearningError> {
+        let sample = self.store.update_sample(dataset, id, change)?;
+        self.following.corrected(dataset);
+        Ok(sample)
+    }
+
+    /// Deletes the samples that meet the filter.
+    ///
+    /// # Errors
+    /// As [`Store::delete_samples`].
+    pub fn delete_samples(
+        &self,
+        dataset: &Name,
+        filter: &Filter,
+    ) -> Result<Deletion, LearningError> {
+        let deletion = self.store.delete_samples(dataset, filter)?;
+        self.following.corrected(dataset);
+        Ok(deletion)
     }
 }
 

@@ -1,22 +1,27 @@
 //! One training, from a request to a version that is live or says why it is not.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::embedding::embed_missing;
-use super::job::{CurvePoint, JobProgress, TrainingOutcome, TrainingReport, TrainingRequest};
-use super::labelled::Labelled;
-use super::versions::{self, HeadRecord};
+use super::embedding::{embed_copies, embed_missing};
+use super::job::{
+    CurvePoint, JobProgress, TrainingOptions, TrainingOutcome, TrainingReport, TrainingRequest,
+};
+use super::labelled::{Labelled, Reading, Several};
+use super::versions::{self, Follow, HeadRecord};
 use super::{LearningError, decide};
 use crate::base::cancel::Cancel;
-use crate::engine::{Engine, Target};
-use crate::heads::{Head, Provenance};
-use crate::store::{JobId, Split, Store};
-use crate::train::{self, Phase, Report, Trained};
+use crate::engine::{Engine, LiveBackbone, Target};
+use crate::heads::{Head, Kind, Provenance};
+use crate::store::{JobId, SampleKey, Split, Store};
+use crate::train::{self, HalfRows, Phase, Report, Trained};
 
 /// Versions of a head that are kept.
 const KEPT_VERSIONS: usize = 10;
 /// Samples up to which the learning curve is measured.
 const CURVE_SAMPLES: usize = 4000;
+/// Values of all embeddings, with those of changed copies, at most: 200 MB.
+const MAXIMUM_VALUES: usize = 100_000_000;
 /// Share of the progress bar that embedding takes where there is anything to embed.
 const EMBEDDING_SHARE: f32 = 0.5;
 
@@ -31,18 +36,29 @@ pub(super) fn run(
 ) -> Result<TrainingOutcome, LearningError> {
     let target = Target::Backbone(request.backbone.to_string());
     let backbone = engine.snapshot().resolve(&target)?.backbone;
+    let key = backbone.embedding_key();
     let began = Instant::now();
+    let newest = store.newest_sample(&request.dataset)?;
     let embedded =
         embed_missing(engine, store, &request.dataset, &backbone, cancel, &mut |done| {
-            let phase = "embedding".to_owned();
-            tell(JobProgress { phase, done: EMBEDDING_SHARE * done, ..JobProgress::default() });
+            tell(phase("embedding", EMBEDDING_SHARE * done));
         })?;
-    let embedding_seconds = began.elapsed().as_secs_f64();
-    let start = if embedded > 0 { EMBEDDING_SHARE } else { 0.0 };
-
-    let key = backbone.embedding_key();
     let snapshot = store.snapshot(&request.dataset)?;
-    let training = Labelled::read(store, &request.dataset, key, Split::Train)?;
+    let multi_label = request.options.kind == Some(Kind::MultiLabel);
+    let several = if multi_label { Several::Keep } else { Several::Refuse };
+    let reading = |split| Reading { split, several, most: None };
+    let mut training = Labelled::read(store, &request.dataset, key, reading(Split::Train))?;
+    let train_count = training.len() as u64;
+    if request.options.follow_dataset {
+        training.forget_weights();
+    }
+    if request.options.augmentations > 0 {
+        add_copies(engine, store, request, &backbone, &mut training, cancel, tell)?;
+    }
+    let embedding_seconds = began.elapsed().as_secs_f64();
+    let copied = training.len() as u64 > train_count;
+    let start = if embedded > 0 || copied { EMBEDDING_SHARE } else { 0.0 };
+
     let Some(rows) = training.rows() else {
         return Err(LearningError::NoSamples(format!(
             "dataset {} has no labelled samples for training with an embedding by {}",
@@ -50,22 +66,16 @@ pub(super) fn run(
         )));
     };
     let began = Instant::now();
-    let options = request.options.to_train();
-    let fitted = train::fit(&training.samples(&rows), &options, cancel, &mut |news| {
-        tell(JobProgress {
-            phase: phase_name(news.phase).to_owned(),
-            done: start + (0.9 - start) * news.done,
-            remaining_seconds: None,
-            loss: news.loss,
-            held_out_accuracy: news.held_out_accuracy,
-        });
-    })?;
+    let fitted = if multi_label {
+        fit_sets(&training, &rows, &request.options, cancel, tell)?
+    } else {
+        fit_classes(&training.samples(&rows), &request.options, start, cancel, tell)?
+    };
     let fit_seconds = began.elapsed().as_secs_f64();
-    let Trained { head, recipe, reason, report: cross_validation, .. } = fitted;
-    let learning_curve = learning_curve(&training.samples(&rows), &recipe, &options, cancel, tell)?;
+    let Fitted { head, reason, cross_validation, folds, learning_curve } = fitted;
 
-    tell(JobProgress { phase: "judging".to_owned(), done: 0.95, ..JobProgress::default() });
-    let held_out = Labelled::read(store, &request.dataset, key, Split::HeldOut)?;
+    tell(phase("judging", 0.95));
+    let held_out = Labelled::read(store, &request.dataset, key, reading(Split::HeldOut))?;
     let Judgement { new, live, has_live } = judge(engine, request, &head, &held_out, cancel)?;
     let report = TrainingReport {
         kind: head.kind(),
@@ -73,11 +83,12 @@ pub(super) fn run(
         pinned: new.is_some(),
         held_out: new.clone().unwrap_or_else(|| cross_validation.clone()),
         cross_validation,
+        folds,
         temperature: head.temperature(),
         live: live.clone(),
         embedding_seconds,
         fit_seconds,
-        train_count: training.len() as u64,
+        train_count,
         seed: request.options.seed,
         learning_curve,
     };
@@ -86,7 +97,7 @@ pub(super) fn run(
         backbone_sha256: backbone.network.digest().to_string(),
         dataset: request.dataset.to_string(),
         dataset_snapshot: snapshot.digest.to_string(),
-        samples: training.len() as u64,
+        samples: train_count,
         seed: request.options.seed,
         options: serde_json::to_value(&request.options)?,
         scores: serde_json::json!({
@@ -96,11 +107,19 @@ pub(super) fn run(
     });
     // The last moment at which nothing has happened yet.
     cancel.check()?;
+    let follow = request.options.follow_dataset.then(|| Follow {
+        dataset: request.dataset.clone(),
+        promotion: request.promotion,
+        samples: train_count,
+        through: newest.map_or(0, SampleKey::to_token),
+    });
     let record = HeadRecord {
         backbone: request.backbone.clone(),
         job: Some(id.0),
         options: Some(request.options.clone()),
         report: Some(report.clone()),
+        about: None,
+        follow,
     };
     let version = versions::add(store, &request.head, &head, &record)?;
     let decision = decide(&request.promotion, new.as_ref(), live.as_ref(), has_live);
@@ -111,6 +130,97 @@ pub(super) fn run(
     versions::publish(engine, store, &request.head)?;
     let (promoted, message) = (decision.promote, decision.message);
     Ok(TrainingOutcome { version, promoted, message, report })
+}
+
+/// What fitting gives.
+struct Fitted {
+    head: Head,
+    reason: String,
+    cross_validation: Report,
+    folds: Vec<f64>,
+    learning_curve: Vec<CurvePoint>,
+}
+
+fn phase(name: &str, done: f32) -> JobProgress {
+    JobProgress { phase: name.to_owned(), done, ..JobProgress::default() }
+}
+
+/// Adds changed copies of the training photographs.
+fn add_copies(
+    engine: &Engine,
+    store: &Store,
+    request: &TrainingRequest,
+    backbone: &Arc<LiveBackbone>,
+    training: &mut Labelled,
+    cancel: &Cancel,
+    tell: &mut dyn FnMut(JobProgress),
+) -> Result<(), LearningError> {
+    let TrainingOptions { augmentations, seed, .. } = request.options;
+    let values = training.len() * (1 + augmentations as usize) * backbone.network.embedding().width;
+    if values > MAXIMUM_VALUES {
+        return Err(LearningError::NoSamples(format!(
+            "{} samples with {augmentations} copies each are too many for the memory of a device: \
+             ask for fewer copies",
+            training.len()
+        )));
+    }
+    let of = (&request.dataset, training.ids());
+    let copies =
+        embed_copies(engine, store, of, backbone, (augmentations, seed), cancel, &mut |done| {
+            tell(phase("augmenting", EMBEDDING_SHARE * done));
+        })?;
+    if copies.is_empty() {
+        return Err(LearningError::NoSamples(format!(
+            "dataset {} keeps no photographs that could be changed: train without augmentations",
+            request.dataset
+        )));
+    }
+    training.add_copies(copies);
+    Ok(())
+}
+
+/// A head whose classes exclude each other.
+fn fit_classes(
+    samples: &train::Samples<'_>,
+    options: &TrainingOptions,
+    start: f32,
+    cancel: &Cancel,
+    tell: &mut dyn FnMut(JobProgress),
+) -> Result<Fitted, LearningError> {
+    let options = options.to_train();
+    let trained = train::fit(samples, &options, cancel, &mut |news| {
+        tell(JobProgress {
+            phase: phase_name(news.phase).to_owned(),
+            done: start + (0.9 - start) * news.done,
+            remaining_seconds: None,
+            loss: news.loss,
+            held_out_accuracy: news.held_out_accuracy,
+        });
+    })?;
+    let Trained { head, recipe, reason, report: cross_validation, folds, .. } = trained;
+    let learning_curve = learning_curve(samples, &recipe, &options, cancel, tell)?;
+    Ok(Fitted { head, reason, cross_validation, folds, learning_curve })
+}
+
+/// A head whose classes do not exclude each other.
+fn fit_sets(
+    training: &Labelled,
+    rows: &HalfRows<'_>,
+    options: &TrainingOptions,
+    cancel: &Cancel,
+    tell: &mut dyn FnMut(JobProgress),
+) -> Result<Fitted, LearningError> {
+    let options = options.to_train();
+    let (sets, classes) = (training.sets(), training.classes());
+    tell(phase("fitting", EMBEDDING_SHARE));
+    let head = train::fit_multi_label(rows, sets, classes, &options, cancel, &mut |_, loss| {
+        tell(JobProgress { loss: Some(loss), ..phase("fitting", EMBEDDING_SHARE) });
+    })?;
+    tell(phase("selecting", 0.8));
+    let (cross_validation, folds) =
+        train::cross_validate_sets(rows, sets, classes, &options, cancel)?;
+    let (reason, learning_curve) = ("one yes or no a class".to_owned(), Vec::new());
+    Ok(Fitted { head, reason, cross_validation, folds, learning_curve })
 }
 
 /// Whether more samples would help; empty for many samples, where finding out would take long and
@@ -163,12 +273,11 @@ fn judge(
     let Some(rows) = held_out.rows() else {
         return Ok(Judgement { new: None, live: None, has_live });
     };
-    let samples = held_out.samples(&rows);
-    let new = Some(train::evaluate(new, &samples, cancel)?);
+    let new = Some(held_out.judge(&rows, new, cancel)?);
     // A live version on another backbone takes other embeddings: it cannot be compared.
     let live = live
         .filter(|live| live.backbone == request.backbone)
-        .map(|live| train::evaluate(&live.head, &samples, cancel))
+        .map(|live| held_out.judge(&rows, &live.head, cancel))
         .transpose()?;
     Ok(Judgement { new, live, has_live })
 }

@@ -1,16 +1,21 @@
 //! Versions of heads: stored first, then published in an immutable snapshot. Running requests
-//! finish on the version that they began with.
+//! finish on the version that they began with. The live version of a head stays in memory, the others
+//! are read when they are asked for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Learning, LearningError, TrainingOptions, TrainingReport};
+use super::{Learning, LearningError, Promotion, TrainingOptions, TrainingReport};
+use crate::base::lru::Lru;
 use crate::base::name::Name;
-use crate::engine::{Engine, EngineError, HeadVersions, LiveHead, Target};
-use crate::heads::Head;
+use crate::engine::{Engine, EngineError, HeadHandle, HeadSource, HeadVersions, LiveHead, Target};
+use crate::heads::{Head, Kind};
 use crate::store::{self, NewHeadVersion, Store};
+
+/// Bytes of versions that are kept in memory beside the live ones: old versions that were asked for.
+const FETCHED_BYTES: usize = 64 << 20;
 
 /// What is stored beside a head's bytes, as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +28,53 @@ pub struct HeadRecord {
     pub options: Option<TrainingOptions>,
     /// How good it is.
     pub report: Option<TrainingReport>,
+    /// What it is, so that this can be told without reading it; `None` in records of older versions.
+    #[serde(default)]
+    pub about: Option<About>,
+    /// What it goes on learning from, as long as it is the newest version and live.
+    #[serde(default)]
+    pub follow: Option<Follow>,
+}
+
+/// What a head is, as told to clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// The kind.
+    pub kind: Kind,
+    /// The names of the classes, by index.
+    pub classes: Vec<String>,
+    /// The dataset that it learnt from; empty where unknown, as the next.
+    pub dataset: String,
+    /// What that dataset held.
+    pub dataset_snapshot: String,
+    /// Of the backbone's ONNX file.
+    pub backbone_sha256: String,
+}
+
+impl About {
+    fn of(head: &Head) -> Self {
+        let provenance = head.provenance();
+        Self {
+            kind: head.kind(),
+            classes: head.classes().to_vec(),
+            dataset: provenance.dataset.clone(),
+            dataset_snapshot: provenance.dataset_snapshot.clone(),
+            backbone_sha256: provenance.backbone_sha256.clone(),
+        }
+    }
+}
+
+/// That a head learns each new sample of its dataset, and how far it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Follow {
+    /// The dataset.
+    pub dataset: Name,
+    /// When what it learnt goes live.
+    pub promotion: Promotion,
+    /// Samples that this version learnt.
+    pub samples: u64,
+    /// The last of them, as [`store::SampleKey::to_token`]; 0 before the first.
+    pub through: u64,
 }
 
 /// A head that comes from another device.
@@ -45,7 +97,8 @@ pub(super) fn add(
     head: &Head,
     record: &HeadRecord,
 ) -> Result<u32, LearningError> {
-    let metadata = serde_json::to_string(record)?;
+    let record = HeadRecord { about: Some(About::of(head)), ..record.clone() };
+    let metadata = serde_json::to_string(&record)?;
     Ok(store.add_head_version(name, NewHeadVersion { metadata, bytes: head.to_bytes()? })?)
 }
 
@@ -73,13 +126,17 @@ pub(super) fn publish(engine: &Engine, store: &Store, name: &Name) -> Result<(),
         let mut versions = BTreeMap::new();
         for version in store.head_versions(name)? {
             let number = version.version;
-            let live = match loaded.get(&number) {
-                Some(live) => Ok(Arc::clone(live)),
-                None => load(store, name, number).map(Arc::new),
+            let in_memory = loaded.get(&number).filter(|handle| handle.memory().is_some());
+            let handle = if stored.active != Some(number) {
+                on_device(engine, store, &version)
+            } else if let Some(handle) = in_memory {
+                Ok(handle.clone())
+            } else {
+                load(store, name, number).map(|live| HeadHandle::in_memory(Arc::new(live)))
             };
-            match live {
-                Ok(live) => {
-                    versions.insert(number, live);
+            match handle {
+                Ok(handle) => {
+                    versions.insert(number, handle);
                 }
                 // One damaged version must not keep the device from answering with the others.
                 Err(error) => {
@@ -90,6 +147,50 @@ pub(super) fn publish(engine: &Engine, store: &Store, name: &Name) -> Result<(),
         snapshot.heads.insert(name.clone(), HeadVersions { versions, active: stored.active });
         Ok(())
     })
+}
+
+fn on_device(
+    engine: &Engine,
+    store: &Store,
+    version: &store::HeadVersion,
+) -> Result<HeadHandle, LearningError> {
+    let record: HeadRecord = serde_json::from_str(&version.metadata)?;
+    Ok(HeadHandle::on_device(record.backbone, Arc::clone(source(engine, store))))
+}
+
+fn source<'a>(engine: &'a Engine, store: &Store) -> &'a Arc<dyn HeadSource> {
+    engine.stored_heads(|| {
+        Arc::new(StoredHeads { store: store.clone(), recent: Lru::new(FETCHED_BYTES) })
+    })
+}
+
+/// The versions that are not live: read when they are asked for, and kept in memory for a while.
+struct StoredHeads {
+    store: Store,
+    recent: Lru<(Name, u32), LiveHead>,
+}
+
+impl std::fmt::Debug for StoredHeads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredHeads").field("state", &self.store.path()).finish_non_exhaustive()
+    }
+}
+
+impl HeadSource for StoredHeads {
+    fn fetch(&self, name: &Name, version: u32) -> Result<Arc<LiveHead>, EngineError> {
+        let read = || {
+            let live = load(&self.store, name, version)?;
+            let bytes = live.head.bytes_in_memory();
+            Ok((live, bytes))
+        };
+        self.recent.get_or_make(&(name.clone(), version), read).map_err(|error: LearningError| {
+            EngineError::HeadFile { head: format!("{name}@{version}"), reason: error.to_string() }
+        })
+    }
+
+    fn forget(&self, name: &Name) {
+        self.recent.retain(|(head, _)| head != name);
+    }
 }
 
 fn load(store: &Store, name: &Name, version: u32) -> Result<LiveHead, LearningError> {
@@ -107,6 +208,8 @@ impl Learning {
     pub fn activate(&self, name: &Name, version: u32) -> Result<store::Head, LearningError> {
         let head = self.store().activate_head_version(name, version)?;
         publish(self.engine(), self.store(), name)?;
+        // It may follow its dataset again.
+        self.following.look();
         Ok(head)
     }
 
@@ -129,6 +232,7 @@ impl Learning {
             Some(version) => self.store().delete_head_version(name, version)?,
             None => self.store().delete_head(name)?,
         }
+        source(self.engine(), self.store()).forget(name);
         publish(self.engine(), self.store(), name)
     }
 
@@ -166,6 +270,8 @@ impl Learning {
             job: None,
             options: serde_json::from_value(provenance.options.clone()).ok(),
             report: None,
+            about: None,
+            follow: None,
         };
         let version = add(self.store(), &name, &head, &record)?;
         if import.activate {

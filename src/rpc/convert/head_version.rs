@@ -5,8 +5,7 @@ use super::job::{fitted_with, report};
 use super::sample::name;
 use super::time::to_wire;
 use crate::base::name::Name;
-use crate::engine::HeadVersions;
-use crate::engine::learning::HeadRecord;
+use crate::engine::learning::{About, HeadRecord};
 use crate::proto::graft as wire;
 use crate::store::{Head, HeadVersion};
 
@@ -25,36 +24,31 @@ pub fn reference(field: &str, text: &str) -> Result<(Name, Option<u32>), FieldEr
     }
 }
 
-/// A head for the wire; `loaded` tells what its versions are, `reports` whether what training found
-/// is wanted.
-pub fn head(
-    head: &Head,
-    stored: Vec<HeadVersion>,
-    loaded: Option<&HeadVersions>,
-    reports: bool,
-) -> wire::Head {
-    let versions: Vec<_> =
-        stored.into_iter().rev().map(|stored| version(head, stored, loaded, reports)).collect();
-    let live = loaded.and_then(|loaded| {
-        let latest = loaded.versions.values().next_back();
-        loaded.active.and_then(|active| loaded.versions.get(&active)).or(latest)
-    });
+/// A head for the wire, but for the dataset that it follows; `reports` tells whether what training
+/// found is wanted.
+pub fn head(head: &Head, stored: Vec<HeadVersion>, reports: bool) -> wire::Head {
+    let record = |stored: &HeadVersion| -> Option<HeadRecord> {
+        serde_json::from_str(&stored.metadata).ok()
+    };
+    let active = stored.iter().find(|version| Some(version.version) == head.active);
+    let backbone = active.or(stored.last()).and_then(record).map(|record| record.backbone);
+    let versions = stored.iter().rev();
     wire::Head {
         name: head.name.to_string(),
-        backbone: live.map(|live| live.backbone.to_string()).unwrap_or_default(),
+        backbone: backbone.map(String::from).unwrap_or_default(),
         active_version: head.active.unwrap_or(0),
-        versions,
+        versions: versions.map(|stored| version(head, stored, record(stored), reports)).collect(),
         created_time: Some(to_wire(head.created_at)),
+        followed_dataset: String::new(),
     }
 }
 
 fn version(
     head: &Head,
-    stored: HeadVersion,
-    loaded: Option<&HeadVersions>,
+    stored: &HeadVersion,
+    record: Option<HeadRecord>,
     reports: bool,
 ) -> wire::HeadVersion {
-    let record: Option<HeadRecord> = serde_json::from_str(&stored.metadata).ok();
     let mut message = wire::HeadVersion {
         version: stored.version,
         active: head.active == Some(stored.version),
@@ -62,18 +56,17 @@ fn version(
         size_bytes: stored.size,
         ..wire::HeadVersion::default()
     };
-    if let Some(record) = record {
-        message.job = record.job.map(|job| job.to_string()).unwrap_or_default();
-        message.options = record.options.as_ref().map(fitted_with);
-        message.report = record.report.as_ref().filter(|_| reports).map(report);
-    }
-    if let Some(live) = loaded.and_then(|loaded| loaded.versions.get(&stored.version)) {
-        let provenance = live.head.provenance();
-        message.kind = wire::HeadKind::from(live.head.kind()).into();
-        message.classes = live.head.classes().to_vec();
-        message.dataset.clone_from(&provenance.dataset);
-        message.dataset_snapshot.clone_from(&provenance.dataset_snapshot);
-        message.backbone_sha256.clone_from(&provenance.backbone_sha256);
+    let Some(record) = record else { return message };
+    message.job = record.job.map(|job| job.to_string()).unwrap_or_default();
+    message.options = record.options.as_ref().map(fitted_with);
+    message.report = record.report.as_ref().filter(|_| reports).map(report);
+    if let Some(About { kind, classes, dataset, dataset_snapshot, backbone_sha256 }) = record.about
+    {
+        message.kind = wire::HeadKind::from(kind).into();
+        message.classes = classes;
+        message.dataset = dataset;
+        message.dataset_snapshot = dataset_snapshot;
+        message.backbone_sha256 = backbone_sha256;
     }
     message
 }

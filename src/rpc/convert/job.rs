@@ -9,7 +9,7 @@ use crate::engine::learning::{
 use crate::heads::Kind;
 use crate::proto::graft as wire;
 use crate::store::{JobId, JobState};
-use crate::train::Report;
+use crate::train::{Features, Report};
 
 /// The job's id in a field.
 ///
@@ -27,15 +27,6 @@ pub fn job_id(field: &str, text: &str) -> Result<JobId, FieldError> {
 /// Numbers out of range; what this version cannot do yet.
 pub fn options(options: wire::TrainingOptions) -> Result<TrainingOptions, FieldError> {
     let default = TrainingOptions::default();
-    let not_yet = |field, what: &str| {
-        Err(FieldError::new(field, format!("{what} is not supported yet: leave it unset")))
-    };
-    if options.transform() != wire::FeatureTransform::Unspecified {
-        return not_yet("transform", "choosing how embeddings are prepared");
-    }
-    if options.augmentations != 0 {
-        return not_yet("augmentations", "augmentation");
-    }
     if options.regularization.is_some_and(|penalty| !(penalty.is_finite() && penalty > 0.0)) {
         return Err(FieldError::new("regularization", "must be a finite number above 0"));
     }
@@ -43,8 +34,27 @@ pub fn options(options: wire::TrainingOptions) -> Result<TrainingOptions, FieldE
         Some(count) => Some(ranged("neighbours", Some(count), 1..=1000, count)?),
         None => None,
     };
+    let kind = kind("kind", options.kind)?;
+    let features = features("transform", options.transform)?;
+    if kind == Some(Kind::Prototype) && features.is_some_and(|f| f != Features::UnitLength) {
+        let problem = "must be FEATURE_TRANSFORM_NORMALIZE or unset for prototypes";
+        return Err(FieldError::new("transform", problem));
+    }
+    if options.follow_dataset {
+        if kind != Some(Kind::Slda) {
+            return Err(FieldError::new("follow_dataset", "needs the kind HEAD_KIND_SLDA"));
+        }
+        if options.augmentations > 0 || features.is_some_and(|f| f != Features::UnitLength) {
+            let problem = "learns samples as they come, of length 1: leave augmentations and \
+                           transform unset";
+            return Err(FieldError::new("follow_dataset", problem));
+        }
+    }
     Ok(TrainingOptions {
-        kind: kind("kind", options.kind)?,
+        kind,
+        features,
+        follow_dataset: options.follow_dataset,
+        augmentations: ranged("augmentations", Some(options.augmentations), 0..=32, 0)?,
         seed: options.seed,
         folds: ranged("folds", options.folds, 2..=20, default.folds)?,
         balance_classes: options.balance_classes.unwrap_or(default.balance_classes),
@@ -64,6 +74,28 @@ pub fn options(options: wire::TrainingOptions) -> Result<TrainingOptions, FieldE
         neighbours,
         hidden_width: ranged("hidden_width", options.hidden_width, 1..=4096, default.hidden_width)?,
     })
+}
+
+fn features(field: &str, value: i32) -> Result<Option<Features>, FieldError> {
+    use wire::FeatureTransform;
+    match FeatureTransform::try_from(value) {
+        Ok(FeatureTransform::Unspecified) => Ok(None),
+        Ok(FeatureTransform::None) => Ok(Some(Features::Raw)),
+        Ok(FeatureTransform::Standardize) => Ok(Some(Features::Standardised)),
+        Ok(FeatureTransform::Normalize) => Ok(Some(Features::UnitLength)),
+        Err(_) => Err(FieldError::new(field, format!("{value} is not a transform"))),
+    }
+}
+
+fn transform(features: Option<Features>) -> wire::FeatureTransform {
+    match features {
+        Some(Features::Raw) => wire::FeatureTransform::None,
+        Some(Features::Standardised) => wire::FeatureTransform::Standardize,
+        Some(Features::UnitLength) => wire::FeatureTransform::Normalize,
+        // The others come of a choice, they are never asked for.
+        Some(Features::UnitLengthStandardised | Features::Kernel | Features::NarrowKernel)
+        | None => wire::FeatureTransform::Unspecified,
+    }
 }
 
 fn kind(field: &str, value: i32) -> Result<Option<Kind>, FieldError> {
@@ -180,7 +212,9 @@ pub fn fitted_with(options: &TrainingOptions) -> wire::TrainingOptions {
         false_alarm_rate: Some(options.false_alarm_rate),
         neighbours: options.neighbours,
         hidden_width: Some(options.hidden_width),
-        ..wire::TrainingOptions::default()
+        transform: transform(options.features).into(),
+        augmentations: options.augmentations,
+        follow_dataset: options.follow_dataset,
     }
 }
 
@@ -208,8 +242,7 @@ pub fn report(report: &TrainingReport) -> wire::TrainingReport {
             })
             .collect(),
         learning_curve_message: would_more_help(&report.learning_curve),
-        // Not kept: the evaluation over all folds together is.
-        folds: Vec::new(),
+        folds: report.folds.iter().map(|&accuracy| accuracy as f32).collect(),
     }
 }
 
@@ -268,6 +301,13 @@ mod tests {
         assert_eq!(promotion(None).unwrap(), Promotion::default());
         let round = options(fitted_with(&default)).unwrap();
         assert_eq!(round, default);
+        let special = TrainingOptions {
+            kind: Some(Kind::Slda),
+            features: Some(Features::UnitLength),
+            follow_dataset: true,
+            ..default
+        };
+        assert_eq!(options(fitted_with(&special)).unwrap(), special);
     }
 
     #[test]
@@ -280,6 +320,20 @@ mod tests {
                 wire::TrainingOptions { label_smoothing: f32::NAN, ..Default::default() },
             ),
             ("hidden_width", wire::TrainingOptions { hidden_width: Some(0), ..Default::default() }),
+            ("transform", wire::TrainingOptions { transform: 9, ..Default::default() }),
+            ("augmentations", wire::TrainingOptions { augmentations: 33, ..Default::default() }),
+            (
+                "follow_dataset",
+                wire::TrainingOptions { follow_dataset: true, ..Default::default() },
+            ),
+            (
+                "transform",
+                wire::TrainingOptions {
+                    kind: wire::HeadKind::Prototype.into(),
+                    transform: wire::FeatureTransform::Standardize.into(),
+                    ..Default::default()
+                },
+            ),
             (
                 "regularization",
                 wire::TrainingOptions { regularization: Some(0.0), ..Default::default() },

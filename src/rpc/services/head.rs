@@ -51,8 +51,9 @@ fn described(
     reports: bool,
 ) -> Result<wire::Head, RpcError> {
     let versions = learning.store().head_versions(&head.name)?;
-    let snapshot = learning.engine().snapshot();
-    Ok(head_version::head(head, versions, snapshot.heads.get(&head.name), reports))
+    let mut described = head_version::head(head, versions, reports);
+    described.followed_dataset = learning.followed_by(head)?.map(String::from).unwrap_or_default();
+    Ok(described)
 }
 
 #[tonic::async_trait]

@@ -220,7 +220,7 @@ impl SampleService for Samples {
         let sample = blocking(move || {
             let dataset = name("dataset", &request.dataset)?;
             let change = convert::change(&request)?;
-            let sample = learning.store().update_sample(&dataset, &request.id, change)?;
+            let sample = learning.update_sample(&dataset, &request.id, change)?;
             described(&learning, &dataset, sample)
         });
         Ok(Response::new(UpdateSampleResponse { sample: Some(sample.await?) }))
@@ -251,7 +251,7 @@ impl SampleService for Samples {
                 let deletion = if all {
                     store.delete_dataset(&dataset)?
                 } else {
-                    store.delete_samples(&dataset, &filter)?
+                    learning.delete_samples(&dataset, &filter)?
                 };
                 (deletion.removed, deletion.bytes)
             };

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use super::blocking::blocking;
-use crate::engine::learning::{Job, Learning, TrainingRequest};
+use crate::engine::learning::{Job, Learning, Policy, TrainingRequest};
 use crate::engine::{EngineError, Target};
 use crate::proto::graft as wire;
 use crate::proto::graft::training_service_server::TrainingService;
@@ -51,13 +51,24 @@ fn request(
         let answerer = snapshot.resolve(&own).or_else(|_| snapshot.resolve(&Target::Default))?;
         answerer.backbone.name.clone()
     };
-    Ok(TrainingRequest {
-        head,
-        dataset: name("dataset", &request.dataset)?,
-        backbone,
-        options: convert::options(request.options.unwrap_or_default()).within("options")?,
-        promotion: convert::promotion(request.promotion).within("promotion")?,
-    })
+    let options = convert::options(request.options.unwrap_or_default()).within("options")?;
+    let promotion = convert::promotion(request.promotion).within("promotion")?;
+    if options.follow_dataset && promotion.policy == Policy::Manual {
+        let problem = "must be if better or always for a head that follows its dataset";
+        return Err(FieldError::new("promotion.policy", problem).into());
+    }
+    let dataset = name("dataset", &request.dataset)?;
+    Ok(TrainingRequest { head, dataset, backbone, options, promotion })
+}
+
+/// The job that is to begin again.
+fn restarted(request: &StartTrainingRequest) -> Result<JobId, FieldError> {
+    let restart_job = request.restart_job.clone();
+    if *request != (StartTrainingRequest { restart_job, ..StartTrainingRequest::default() }) {
+        let problem = "must be the only field: what was asked then is asked again";
+        return Err(FieldError::new("restart_job", problem));
+    }
+    job_id("restart_job", &request.restart_job)
 }
 
 /// Which jobs a listing wants.
@@ -147,8 +158,12 @@ impl TrainingService for Training {
         let learning = self.shared.learning.clone();
         let asked = request.into_inner();
         let job = blocking(move || {
-            let request = self::request(&learning, asked)?;
-            Ok(convert::job(learning.jobs().begin(&request)?))
+            let job = if asked.restart_job.is_empty() {
+                learning.jobs().begin(&self::request(&learning, asked)?)?
+            } else {
+                learning.jobs().restart(restarted(&asked)?)?
+            };
+            Ok(convert::job(job))
         });
         Ok(Response::new(StartTrainingResponse { job: Some(job.await?) }))
     }

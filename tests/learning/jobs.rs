@@ -1,0 +1,133 @@
+//! Jobs wait, are cancelled, are interrupted by a restart and begin again.
+
+use std::sync::mpsc;
+
+use graftd::base::cancel::Cancel;
+use graftd::client::messages::{
+    HeadKind, Job, JobState, ListJobsRequest, PromotionPolicy, StartTrainingRequest,
+    TrainingOptions,
+};
+use graftd::client::{Client, ErrorKind};
+use graftd::engine::{Priority, Ticket};
+use tokio_stream::StreamExt;
+
+use crate::colours::{push_colours, start, train, training};
+use crate::common::daemon::Daemon;
+
+/// Watches a job to its end.
+pub async fn end_of(client: &Client, job: &Job) -> Job {
+    let mut news = client.watch_job(&job.id).await.unwrap();
+    let mut last = job.clone();
+    while let Some(job) = news.next().await {
+        last = job.unwrap();
+    }
+    last
+}
+
+#[tokio::test]
+async fn a_job_that_waits_can_be_cancelled() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let running = client.start_training(training(PromotionPolicy::Always)).await.unwrap().unwrap();
+    let waiting = client.start_training(training(PromotionPolicy::Always)).await.unwrap().unwrap();
+    let cancelled = client.cancel_job(&waiting.id).await.unwrap().unwrap();
+    assert_eq!(cancelled.state(), JobState::Cancelled);
+    client.cancel_job(&running.id).await.unwrap();
+    let mut news = client.watch_job(&running.id).await.unwrap();
+    let mut last = running;
+    while let Some(job) = news.next().await {
+        last = job.unwrap();
+    }
+    assert!(matches!(last.state(), JobState::Cancelled | JobState::Succeeded), "{last:?}");
+    let unknown = client.get_job("4711").await.unwrap_err();
+    assert_eq!(unknown.kind, ErrorKind::NotFound);
+}
+
+/// Keeps both workers busy until the returned senders are dropped.
+fn occupy(daemon: &Daemon) -> Vec<(mpsc::Sender<()>, Ticket<()>)> {
+    let busy = (0..2).map(|_| {
+        let (release, released) = mpsc::channel::<()>();
+        let (began, begun) = mpsc::channel();
+        let work = move |_: &Cancel, _| {
+            began.send(()).unwrap();
+            let _ = released.recv();
+        };
+        let ticket = daemon.engine.run(Priority::Foreground, Cancel::default(), work).unwrap();
+        begun.recv().unwrap();
+        (release, ticket)
+    });
+    busy.collect()
+}
+
+/// The order of events tells it: both workers are held for as long as the job lives, so it can
+/// neither wait for one nor have one more picture run.
+#[tokio::test]
+async fn a_cancelled_training_ends_without_another_forward_run() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let busy = occupy(&daemon);
+    let finished = daemon.engine.statistics().finished;
+    // The head stands on a backbone that has seen none of the samples.
+    let request =
+        StartTrainingRequest { backbone: "features".into(), ..training(PromotionPolicy::Always) };
+    let job = client.start_training(request).await.unwrap().unwrap();
+    let mut news = client.watch_job(&job.id).await.unwrap();
+    while let Some(job) = news.next().await {
+        if job.unwrap().phase == "embedding" {
+            break;
+        }
+    }
+    client.cancel_job(&job.id).await.unwrap();
+    let ended = end_of(&client, &job).await;
+    assert_eq!(ended.state(), JobState::Cancelled, "{ended:?}");
+    assert_eq!(daemon.engine.statistics().finished, finished);
+    assert_eq!(daemon.engine.statistics().queued, 0, "its places in the queue are free");
+    drop(busy);
+    assert!(client.list_heads("").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_job_that_a_restart_interrupted_is_shown_as_such_and_begins_again() {
+    let state = tempfile::tempdir().unwrap();
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let busy = occupy(&daemon);
+    let options = TrainingOptions { kind: HeadKind::Prototype.into(), ..Default::default() };
+    let request = StartTrainingRequest {
+        backbone: "features".into(),
+        options: Some(options),
+        ..training(PromotionPolicy::Always)
+    };
+    let running = client.start_training(request.clone()).await.unwrap().unwrap();
+    let waiting = client.start_training(request).await.unwrap().unwrap();
+    let refused = StartTrainingRequest { restart_job: waiting.id.clone(), ..Default::default() };
+    let error = client.start_training(refused).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
+    drop(client);
+    drop(busy);
+    daemon.end().await;
+
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    let request =
+        ListJobsRequest { state: JobState::Interrupted.into(), ..ListJobsRequest::default() };
+    let interrupted: Vec<_> =
+        client.list_jobs(request).await.unwrap().jobs.into_iter().map(|job| job.id).collect();
+    assert!(interrupted.contains(&waiting.id), "{interrupted:?}, {}", running.id);
+
+    let both = StartTrainingRequest {
+        restart_job: waiting.id.clone(),
+        head: "x".into(),
+        ..Default::default()
+    };
+    let error = client.start_training(both).await.unwrap_err();
+    assert_eq!((error.kind, error.field.as_str()), (ErrorKind::InvalidArgument, "restart_job"));
+    let again = StartTrainingRequest { restart_job: waiting.id.clone(), ..Default::default() };
+    let job = train(&client, again).await;
+    assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
+    assert_ne!(job.id, waiting.id);
+    assert_eq!((job.head.as_str(), job.backbone.as_str()), ("colour", "features"));
+}

@@ -1,0 +1,235 @@
+//! Heads are trained, judged, made live, rolled back and moved.
+
+use graftd::client::ErrorKind;
+use graftd::client::messages::{
+    FeatureTransform, HeadFormat, HeadKind, ImportedHead, JobState, Labels, ListSamplesRequest,
+    NewSample, PromotionPolicy, SampleFilter, Split, StartTrainingRequest, TrainingOptions,
+    UpdateSampleRequest,
+};
+
+use crate::colours::{
+    COLOURS, predict, probabilities, push, push_colours, sample, start, train, training,
+};
+use crate::common::daemon::Daemon;
+
+#[tokio::test]
+async fn a_device_learns_rolls_back_and_says_the_same_after_a_restart() {
+    let state = tempfile::tempdir().unwrap();
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    push_colours(&client, 40).await;
+    let datasets = client.list_datasets().await.unwrap();
+    assert_eq!((datasets[0].name.as_str(), datasets[0].sample_count), ("colours", 120));
+    assert_eq!(datasets[0].labels.len(), 3);
+
+    let first = train(&client, training(PromotionPolicy::IfBetter)).await;
+    assert_eq!(first.state(), JobState::Succeeded, "{first:?}");
+    assert_eq!((first.head_version, first.promoted), (1, true), "{}", first.promotion_message);
+    let report = first.report.unwrap();
+    assert!(report.held_out.unwrap().accuracy > 0.9 && report.train_count > 60);
+    let version_one = predict(&client, "colour", COLOURS[1].1, 7).await;
+    assert_eq!(version_one.predictions[0].label, "green");
+    assert_eq!(version_one.head.as_ref().unwrap().version, 1);
+
+    let options = TrainingOptions { kind: HeadKind::Prototype.into(), ..Default::default() };
+    let request =
+        StartTrainingRequest { options: Some(options), ..training(PromotionPolicy::Always) };
+    let second = train(&client, request).await;
+    assert_eq!((second.head_version, second.promoted), (2, true), "{second:?}");
+    let version_two = predict(&client, "colour", COLOURS[1].1, 7).await;
+    assert_eq!(version_two.head.as_ref().unwrap().version, 2);
+    assert_ne!(probabilities(&version_two), probabilities(&version_one));
+    // Only the live version stays in memory; another is read when it is asked for.
+    let in_memory = daemon.engine.snapshot().heads["colour"]
+        .versions
+        .values()
+        .filter(|version| version.memory().is_some())
+        .count();
+    assert_eq!(in_memory, 1);
+    let named = predict(&client, "colour@1", COLOURS[1].1, 7).await;
+    assert_eq!(probabilities(&named), probabilities(&version_one));
+
+    let head = client.rollback_head("colour").await.unwrap().unwrap();
+    assert_eq!(head.active_version, 1);
+    let back = predict(&client, "colour", COLOURS[1].1, 7).await;
+    assert_eq!(probabilities(&back), probabilities(&version_one));
+    let refused = client.rollback_head("colour").await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::FailedPrecondition, "{refused}");
+
+    drop(client);
+    daemon.end().await;
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    let again = predict(&client, "colour", COLOURS[1].1, 7).await;
+    assert_eq!(again.head.as_ref().unwrap().version, 1);
+    assert_eq!(probabilities(&again), probabilities(&version_one));
+    let head = client.get_head("colour").await.unwrap().unwrap();
+    assert_eq!(head.versions.len(), 2);
+    assert_eq!(head.versions[1].classes, ["blue", "green", "red"]);
+    assert_eq!(head.versions[1].dataset_snapshot.len(), 64);
+    assert_eq!(client.get_job(&first.id).await.unwrap().unwrap().state(), JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn the_same_training_twice_gives_the_same_bytes() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    for _ in 0..2 {
+        let job = train(&client, training(PromotionPolicy::Always)).await;
+        assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
+    }
+    let export = |head| client.export_head_version(head, HeadFormat::Safetensors);
+    assert_eq!(export("colour@1").await.unwrap(), export("colour@2").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_head_moves_to_another_device_with_the_same_backbone() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    train(&client, training(PromotionPolicy::Always)).await;
+    let file = client.export_head_version("colour", HeadFormat::Safetensors).await.unwrap();
+    let other = Daemon::start().await;
+    let there = other.client().await;
+    let import = ImportedHead { name: "paint".into(), activate: true, ..ImportedHead::default() };
+    let imported = there.import_head_version(import, file).await.unwrap();
+    assert_eq!((imported.version, imported.head.unwrap().active_version), (1, 1));
+    let here = predict(&client, "colour", COLOURS[2].1, 5).await;
+    let moved = predict(&there, "paint", COLOURS[2].1, 5).await;
+    assert_eq!(probabilities(&here), probabilities(&moved));
+    let refused = there.import_head_version(ImportedHead::default(), b"no head".to_vec()).await;
+    assert_eq!(refused.unwrap_err().kind, ErrorKind::InvalidArgument);
+}
+
+#[tokio::test]
+async fn what_cannot_be_learnt_fails_with_a_reason_and_changes_nothing() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    let unknown = client.start_training(training(PromotionPolicy::Always)).await.unwrap_err();
+    assert_eq!(unknown.kind, ErrorKind::NotFound, "{unknown}");
+    push(&client, (0..10).map(|n| sample("red", COLOURS[0].1, n)).collect()).await;
+    let job = train(&client, training(PromotionPolicy::Always)).await;
+    assert_eq!(job.state(), JobState::Failed);
+    let failure = job.failure.unwrap();
+    assert!(failure.message.contains("one class"), "{}", failure.message);
+    assert!(client.list_heads("").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn shuffled_labels_do_not_go_live() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 30).await;
+    assert!(train(&client, training(PromotionPolicy::IfBetter)).await.promoted);
+    // Every training sample gets the label of another class; those held out stay clean.
+    let filter = SampleFilter {
+        dataset: "colours".into(),
+        split: Split::Train.into(),
+        ..SampleFilter::default()
+    };
+    let request =
+        ListSamplesRequest { filter: Some(filter), page_size: Some(1000), ..Default::default() };
+    for (number, poisoned) in
+        client.list_samples(request).await.unwrap().samples.into_iter().enumerate()
+    {
+        let label = COLOURS[(number * 7 + number / 3) % 3].0;
+        let change = UpdateSampleRequest {
+            dataset: "colours".into(),
+            id: poisoned.id,
+            labels: Some(Labels { values: vec![label.into()] }),
+            ..UpdateSampleRequest::default()
+        };
+        client.update_sample(change).await.unwrap();
+    }
+    let job = train(&client, training(PromotionPolicy::IfBetter)).await;
+    assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
+    assert!(!job.promoted, "{}", job.promotion_message);
+    assert_eq!(predict(&client, "colour", COLOURS[0].1, 3).await.head.unwrap().version, 1);
+    // The version is there and can be activated by a person who knows better.
+    let head = client.activate_head_version("colour@2").await.unwrap().unwrap();
+    assert_eq!(head.active_version, 2);
+}
+
+#[tokio::test]
+async fn every_option_of_a_training_is_kept_to_and_remembered() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let options = TrainingOptions {
+        kind: HeadKind::Softmax.into(),
+        folds: Some(4),
+        balance_classes: Some(false),
+        label_smoothing: 0.1,
+        transform: FeatureTransform::Standardize.into(),
+        regularization: Some(100.0),
+        augmentations: 2,
+        ..TrainingOptions::default()
+    };
+    let request = |options: &TrainingOptions| StartTrainingRequest {
+        options: Some(*options),
+        ..training(PromotionPolicy::Always)
+    };
+    let job = train(&client, request(&options)).await;
+    assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
+    let report = job.report.unwrap();
+    // Copies are learnt and never counted or judged.
+    let dataset = client.list_datasets().await.unwrap().remove(0);
+    let trained: u64 = dataset.labels.iter().map(|label| label.train_count).sum();
+    assert_eq!(report.train_count, trained);
+    assert_eq!(report.folds.len(), 4);
+    let mean = report.folds.iter().sum::<f32>() / 4.0;
+    assert!((mean - report.cross_validation_accuracy).abs() < 0.05, "{:?}", report.folds);
+    assert!(report.embedding_seconds > 0.0);
+    let head = client.get_head("colour").await.unwrap().unwrap();
+    let kept = head.versions[0].options.unwrap();
+    assert_eq!(
+        kept,
+        TrainingOptions {
+            neighbours: None,
+            hidden_width: Some(256),
+            false_alarm_rate: Some(0.05),
+            ..options
+        }
+    );
+
+    // The same again gives the same bytes, without the copies others.
+    train(&client, request(&options)).await;
+    train(&client, request(&TrainingOptions { augmentations: 0, ..options })).await;
+    let export = |head| client.export_head_version(head, HeadFormat::Safetensors);
+    let first = export("colour@1").await.unwrap();
+    assert_eq!(first, export("colour@2").await.unwrap());
+    assert_ne!(first, export("colour@3").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_sample_may_carry_two_labels_and_a_multi_label_head_finds_both() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 30).await;
+    let yellow = |number| NewSample {
+        id: format!("yellow/{number}"),
+        labels: vec!["red".into(), "green".into()],
+        ..sample("red", [220, 220, 30], number)
+    };
+    assert_eq!(push(&client, (0..30).map(yellow).collect()).await.0, 30);
+    // A head whose classes exclude each other cannot learn from such samples, and says so.
+    let refused = train(&client, training(PromotionPolicy::Always)).await;
+    let message = refused.failure.unwrap().message;
+    assert!(message.contains("several labels") && message.contains("multi-label"), "{message}");
+
+    let options = TrainingOptions { kind: HeadKind::MultiLabel.into(), ..Default::default() };
+    let request =
+        StartTrainingRequest { options: Some(options), ..training(PromotionPolicy::IfBetter) };
+    let job = train(&client, request).await;
+    assert_eq!((job.state(), job.promoted), (JobState::Succeeded, true), "{job:?}");
+    let report = job.report.unwrap();
+    let held_out = report.held_out.unwrap();
+    assert!(held_out.accuracy > 0.5 && held_out.confusion_matrix.is_empty(), "{held_out:?}");
+    let answer = predict(&client, "colour", [220, 220, 30], 99).await;
+    let probability = |label: &str| {
+        answer.predictions.iter().find(|found| found.label == label).unwrap().probability
+    };
+    assert!(probability("red") > 0.5 && probability("green") > 0.5, "{answer:?}");
+    assert!(probability("blue") < 0.5, "{answer:?}");
+}
