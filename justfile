@@ -55,6 +55,15 @@ compare *flags: release
 loopback *flags:
     cargo bench --bench loopback -- {{ flags }}
 
+# What is learnt beside scikit-learn: accuracy, unknowns, exported heads, speed.
+learn *flags: release
+    cargo build --release --example softmax_regression
+    {{ python }} tests/reference/train_compare.py --graftd target/release/graftd {{ flags }}
+
+# Predictions beside a training, and how soon a stored sample is live in a head that follows.
+learning:
+    cargo test --release --test learning_performance -- --ignored --nocapture
+
 # Samples a second into the store, bytes written for each byte of sample, time to open 100,000.
 store:
     cargo test --release --test store_performance -- --ignored --nocapture

@@ -2,9 +2,13 @@
 """What graftd learns, beside scikit-learn, on the data sets of the assets with mobilenet-v2.
 
   accuracy   onnxruntime computes the embeddings; scikit-learn's five classifiers and `graftd train`
-             are judged on the same stratified folds (--folds-file), mean over --seeds seeds
-  unknowns   a trashnet head flags which share of hymenoptera at 5 % false alarms
+             are judged on the same stratified folds (--folds-file), mean over --seeds seeds. The
+             support vector machine stands there three times: as it comes, and tuned for these data
+             sets on embeddings of length 1 and on their square roots
+  unknowns   a trashnet head flags which share of hymenoptera at 5 % false alarms; and with one class
+             left out of trashnet, how well its novelty tells that class from the others (AUROC)
   export     the ONNX file that graftd writes, run by onnxruntime, gives the head's probabilities
+  speed      softmax regression to scikit-learn's objective: softmax_speed.py
 
     .venv/bin/python tests/reference/train_compare.py --graftd target/release/graftd
 
@@ -18,6 +22,7 @@ import pathlib
 import struct
 import subprocess
 import sys
+import tempfile
 import tomllib
 
 import numpy as np
@@ -26,11 +31,14 @@ import onnxruntime
 from PIL import Image, ImageOps
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
 from sklearn.svm import SVC
+
+import softmax_speed
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BACKBONE = "mobilenet-v2"
@@ -38,11 +46,15 @@ DATASETS = ["hymenoptera", "trashnet"]
 FOLDS = 5
 SLACK = 0.005  # graftd may be this much below the best of the five
 LEAST_FLAGGED = 0.95
+LEAST_AREA = 0.70
 
+SQUARE_ROOTS = FunctionTransformer(lambda x: np.sqrt(np.maximum(x, 0)))
 CLASSIFIERS = {
     "logistic": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
     "lda": lambda: LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
     "svm": lambda: make_pipeline(StandardScaler(), SVC()),
+    "svm, unit length, C = 10": lambda: make_pipeline(Normalizer(), SVC(C=10)),
+    "svm, square roots, C = 10": lambda: make_pipeline(SQUARE_ROOTS, Normalizer(), SVC(C=10)),
     "knn": lambda: make_pipeline(StandardScaler(), KNeighborsClassifier()),
     "centroid": lambda: make_pipeline(StandardScaler(), NearestCentroid()),
 }
@@ -133,11 +145,15 @@ def accuracy(arguments, assets, backbone):
             print(f"{name} seed {seed}: graftd {result['accuracy']:.4f} ({result['kind']})", flush=True)
         print(f"\n{name}, mean accuracy over {arguments.seeds} x {FOLDS} folds")
         for classifier, scores in table.items():
-            print(f"  {classifier:10} {np.mean(scores):.4f}")
-        best = max(np.mean(scores) for key, scores in table.items() if key != "graftd")
-        ahead = np.mean(table["graftd"]) - best
+            print(f"  {classifier:26} {np.mean(scores):.4f}")
+        tuned = [np.mean(scores) for key, scores in table.items() if "C =" in key]
+        plain = [np.mean(scores) for key, scores in table.items() if "C =" not in key]
+        plain.remove(np.mean(table["graftd"]))
+        ahead = np.mean(table["graftd"]) - max(plain)
+        ahead_of_tuned = np.mean(table["graftd"]) - max(tuned)
         good &= ahead >= -SLACK
-        print(f"  graftd is {100 * ahead:+.2f} points from the best of the five\n")
+        print(f"  graftd is {100 * ahead:+.2f} points from the best of the five as they come")
+        print(f"  and {100 * ahead_of_tuned:+.2f} points from the better tuned support vector machine\n")
     return good
 
 
@@ -150,6 +166,45 @@ def unknowns(arguments, assets):
     flagged = json.loads(graftd(arguments, *command))["unknown"]
     print(f"a trashnet head at 5 % false alarms calls {100 * flagged:.1f} % of hymenoptera unknown")
     return flagged >= LEAST_FLAGGED
+
+
+def left_out(arguments, assets):
+    """Mean AUROC of the novelty of a class that the head was not shown, over trashnet's classes."""
+    root, files, y = dataset(assets, "trashnet")
+    areas = []
+    for missing in range(y.max() + 1):
+        name = root.name + "-without"
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            # Every second photograph of the known classes is learnt, the others are judged.
+            for part, chosen in [("learnt", (y != missing) & parity(y)), ("judged", ~parity(y) | (y == missing))]:
+                for index in np.flatnonzero(chosen):
+                    target = folder / part / files[index].relative_to(root)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.symlink_to(files[index])
+            head, lines = folder / f"{name}.safetensors", folder / "predictions.jsonl"
+            command = ["train", folder / "learnt", "--backbone", BACKBONE, "--kind", "prototype"]
+            graftd(arguments, *command, "--folds", 2, "--json", "--save", head)
+            command = ["evaluate", folder / "judged", "--head", head, "--json"]
+            graftd(arguments, *command, "--predictions", lines)
+            said = [json.loads(line) for line in lines.read_text().splitlines()]
+        unknown = [answer["image"].split("/")[0] == root_class(root, files, y, missing) for answer in said]
+        areas.append(roc_auc_score(unknown, [answer["novelty"] for answer in said]))
+        print(f"  without {root_class(root, files, y, missing):10} AUROC {areas[-1]:.3f}", flush=True)
+    print(f"one class left out of trashnet: mean AUROC {np.mean(areas):.3f}")
+    return np.mean(areas) >= LEAST_AREA
+
+
+def parity(y):
+    """Every second sample of each class."""
+    seen = np.zeros(len(y), int)
+    for label in np.unique(y):
+        seen[y == label] = np.arange(np.sum(y == label))
+    return seen % 2 == 0
+
+
+def root_class(root, files, y, label):
+    return files[np.flatnonzero(y == label)[0]].relative_to(root).parts[0]
 
 
 def read_head(file):
@@ -212,18 +267,33 @@ def main():
     parser.add_argument("--graftd", type=pathlib.Path, default=REPOSITORY / "target/release/graftd")
     parser.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "target/train_compare")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", choices=["accuracy", "unknowns"])
+    parser.add_argument("--only", choices=["accuracy", "unknowns", "export", "speed"])
+    parser.add_argument("--sizes", default="1000,10000,100000", help="samples, for the speed")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     assets = assets_folder()
     backbone = Backbone(assets)
     install(arguments, backbone)
+    parts = {
+        "accuracy": lambda: accuracy(arguments, assets, backbone),
+        "unknowns": lambda: unknowns(arguments, assets) & left_out(arguments, assets),
+        "export": lambda: export(arguments, assets, backbone),
+        "speed": lambda: softmax_speed.compare(
+            np.concatenate(
+                [
+                    embeddings(backbone, dataset(assets, name)[1], arguments.out / f"{name}.npy")
+                    for name in DATASETS
+                ]
+            ),
+            [int(size) for size in arguments.sizes.split(",")],
+            arguments.out,
+        ),
+    }
+    # The export runs the head that the unknowns were found with.
+    wanted = {None: list(parts), "export": ["unknowns", "export"]}
     good = True
-    if arguments.only != "unknowns":
-        good &= accuracy(arguments, assets, backbone)
-    if arguments.only != "accuracy":
-        good &= unknowns(arguments, assets)
-        good &= export(arguments, assets, backbone)
+    for part in wanted.get(arguments.only, [arguments.only]):
+        good &= bool(parts[part]())
     return 0 if good else 1
 
 
