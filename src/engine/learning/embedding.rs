@@ -10,14 +10,14 @@ use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::name::Name;
 use crate::engine::{Answerer, Engine, EngineError, LiveBackbone, Subject, Timings, prepare};
-use crate::store::{NewEmbedding, Sample, Store, StoreError};
+use crate::store::{NewEmbedding, Sample, SampleKey, Store, StoreError};
 use crate::vision::augmented;
 
 /// Samples listed at one time.
 const PAGE: usize = 256;
 
-/// Embeds the photographs that this backbone has not seen yet and stores what it makes of them;
-/// returns how many there were. `tell` hears the share that is done, 0 to 1.
+/// Embeds the photographs after `after` that this backbone has not seen yet and stores what it makes
+/// of them; returns how many there were. `tell` hears the share that is done, 0 to 1.
 ///
 /// # Errors
 /// Cancelled; a photograph that cannot be used any more; the store's own.
@@ -26,6 +26,7 @@ pub(super) fn embed_missing(
     store: &Store,
     dataset: &Name,
     backbone: &Arc<LiveBackbone>,
+    after: Option<SampleKey>,
     cancel: &Cancel,
     tell: &mut dyn FnMut(f32),
 ) -> Result<u64, LearningError> {
@@ -34,7 +35,7 @@ pub(super) fn embed_missing(
     let mut work = Background::new(engine, cancel);
     let keep = |outcome| keep(store, dataset, key, outcome);
     let mut seen = 0_u64;
-    let mut after = None;
+    let mut after = after;
     loop {
         let page = store.samples_without_embedding(dataset, key, after, PAGE)?;
         let Some(last) = page.last() else { break };

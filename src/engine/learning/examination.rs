@@ -68,7 +68,7 @@ impl Learning {
         let Ok(_one_at_a_time) = self.examining.try_lock() else {
             return Err(LearningError::Examining);
         };
-        embed_missing(self.engine(), self.store(), dataset, &backbone, cancel, &mut |_| {})?;
+        embed_missing(self.engine(), self.store(), dataset, &backbone, None, cancel, &mut |_| {})?;
         let width = backbone.network.embedding().width;
         let examined = self.labelled_once(dataset, &backbone.embedding_key(), cancel)?;
         let Some(rows) =

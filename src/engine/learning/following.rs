@@ -255,9 +255,6 @@ impl Shared {
         let dataset = &head.follow.dataset;
         let target = Target::Backbone(head.record.backbone.to_string());
         let backbone = self.engine.snapshot().resolve(&target)?.backbone;
-        // What is newer comes with the next news, embedded by then.
-        let newest = self.store.newest_sample(dataset)?;
-        embed_missing(&self.engine, &self.store, dataset, &backbone, &self.cancel, &mut |_| {})?;
         let known = learners
             .remove(&head.name)
             .filter(|known| known.version == head.version && news == News::Arrived);
@@ -265,6 +262,10 @@ impl Shared {
             Some(known) => known,
             None => Learner::new(backbone.network.embedding().width, head.version)?,
         };
+        // What is newer comes with the next news, embedded by then.
+        let newest = self.store.newest_sample(dataset)?;
+        let (engine, store, after) = (&self.engine, &self.store, learner.through);
+        embed_missing(engine, store, dataset, &backbone, after, &self.cancel, &mut |_| {})?;
         if let Some(newest) = newest {
             learner.learn(&self.store, dataset, backbone.embedding_key(), newest, &self.cancel)?;
         }

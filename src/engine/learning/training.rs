@@ -39,10 +39,9 @@ pub(super) fn run(
     let key = backbone.embedding_key();
     let began = Instant::now();
     let newest = store.newest_sample(&request.dataset)?;
+    let mut told = |done| tell(phase("embedding", EMBEDDING_SHARE * done));
     let embedded =
-        embed_missing(engine, store, &request.dataset, &backbone, cancel, &mut |done| {
-            tell(phase("embedding", EMBEDDING_SHARE * done));
-        })?;
+        embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut told)?;
     let snapshot = store.snapshot(&request.dataset)?;
     let multi_label = request.options.kind == Some(Kind::MultiLabel);
     let several = if multi_label { Several::Keep } else { Several::Refuse };
