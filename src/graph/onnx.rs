@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 
+use prost::Message as _;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
@@ -11,7 +12,6 @@ use tract_onnx::pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, type_proto,
 };
-use tract_onnx::prelude::Framework as _;
 
 use super::GraphError;
 
@@ -31,10 +31,10 @@ pub(super) struct OnnxModel {
 
 impl OnnxModel {
     /// Decodes and checks `bytes`.
-    pub(super) fn parse(mut bytes: &[u8]) -> Result<Self, GraphError> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, GraphError> {
         let operators = tract_onnx::onnx().with_ignore_value_info(true);
-        let proto = operators
-            .proto_model_for_read(&mut bytes)
+        // tract's own reader would copy the whole file first, 14 MB for MobileNetV2.
+        let proto = ModelProto::decode(bytes)
             .map_err(|error| GraphError::Malformed(format!("{error:#}")))?;
         let model = Self { proto, operators };
         model.check()?;
