@@ -1,8 +1,10 @@
 //! The real program as a daemon, on a port of its own; `daemon.rs` runs one inside the test.
 
+#![allow(dead_code)] // each test uses a part
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// The program under test.
 pub const GRAFTD: &str = env!("CARGO_BIN_EXE_graftd");
@@ -27,6 +29,11 @@ impl Daemon {
             .unwrap();
         assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
 
+        Self::start(state)
+    }
+
+    /// A daemon on a state folder.
+    pub fn start(state: tempfile::TempDir) -> Self {
         let mut child = Command::new(GRAFTD)
             .args(["serve", "--listen", "127.0.0.1:0", "--state-dir"])
             .arg(state.path())
@@ -45,6 +52,15 @@ impl Daemon {
         // Read on, so that the daemon never waits for room in the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, address, _state: state }
+    }
+}
+
+impl Daemon {
+    /// Asks it to stop, as systemd does, and waits until it has.
+    pub fn terminate(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
     }
 }
 
