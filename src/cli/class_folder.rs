@@ -41,7 +41,11 @@ impl ClassFolder {
     /// sample.
     pub(crate) fn read(root: &Path) -> Result<Self, CliError> {
         let unreadable = |error: std::io::Error| {
-            CliError::Other(format!("cannot read the folder {}: {error}", root.display()))
+            CliError::Other(format!(
+                "cannot read {}: {error}; give a folder that holds a folder of pictures for each \
+                 class",
+                root.display()
+            ))
         };
         let mut folders = Vec::new();
         for entry in std::fs::read_dir(root).map_err(unreadable)? {

@@ -21,7 +21,8 @@ pub(crate) fn failure(image: &Path, failed: &ClientError) -> Value {
 pub(crate) fn unreadable(error: &std::io::Error) -> ClientError {
     let missing = error.kind() == std::io::ErrorKind::NotFound;
     let kind = if missing { ErrorKind::NotFound } else { ErrorKind::Unavailable };
-    ClientError::local(kind, error.to_string())
+    let advice = if missing { "; check the file's name" } else { "" };
+    ClientError::local(kind, format!("{error}{advice}"))
 }
 
 /// The predictions of an answer, as the command contract has them.

@@ -120,15 +120,15 @@ impl ClientError {
 
     /// The device could not be reached at `target`.
     pub(crate) fn unreachable(target: &str, cause: &dyn std::error::Error) -> Self {
-        let mut message = format!(
-            "cannot reach a graftd daemon at {target}: {cause}; is `graftd serve` running there?"
-        );
-        let mut source = cause.source();
-        while let Some(cause) = source {
-            // The innermost cause is the one that helps: "connection refused".
-            message = format!("cannot reach a graftd daemon at {target}: {cause}; is it running?");
-            source = cause.source();
+        // The innermost cause is the one that helps: "connection refused".
+        let mut innermost = cause;
+        while let Some(source) = innermost.source() {
+            innermost = source;
         }
+        let message = format!(
+            "cannot reach a graftd daemon at {target}: {innermost}; start one with `graftd serve`, or \
+             name another address with --target"
+        );
         Self::local(ErrorKind::Unavailable, message)
     }
 

@@ -51,8 +51,9 @@ pub enum EngineError {
     NothingLoaded,
     /// The backbone is a pure feature extractor.
     #[error(
-        "backbone {0:?} has no classifier of its own; name a head that was trained on it, or train \
-         one"
+        "backbone {0:?} has no classifier of its own; teach it your classes (`graftd train FOLDER`), \
+         name a head that was trained on it, or fetch a backbone that has one (`graftd models pull \
+         mobilenet-v2`)"
     )]
     NoClassifier(String),
     /// A head was trained on another network than the one that has the backbone's name now.

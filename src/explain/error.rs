@@ -23,7 +23,10 @@ pub enum ExplainError {
     #[error("the network has no spatial layer; input-gradient and smooth-grad need none")]
     NoSpatialLayer,
     /// Nothing scores: a feature extractor without a head.
-    #[error("the backbone has no classifier of its own; name a head that was trained on it")]
+    #[error(
+        "the backbone has no classifier of its own; name a head that was trained on it, or a \
+         backbone that has one"
+    )]
     NoClassifier,
     /// A class specification that is not one.
     #[error(
