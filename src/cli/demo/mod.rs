@@ -2,8 +2,9 @@
 //!
 //! It draws its own photographs ([`drawing`], [`lessons`]), starts a daemon ([`device`]) and goes
 //! through the [`steps`] as any client would, over gRPC; [`report`] prints and [`sheet`] lays out
-//! what a person is to look at.
+//! what a person is to look at, with a [`caption`] below each.
 
+mod caption;
 mod device;
 mod drawing;
 mod lessons;

@@ -38,7 +38,7 @@ fn grpcurl(address: &str, method: &str, body: &str) -> String {
 
 /// How a head does: accuracy with its interval, and the confusion matrix.
 pub(super) fn evaluation(evaluation: &Evaluation) {
-    print::line(format_args!(
+    line(format_args!(
         "accuracy on {} held-out drawings: {:.1} % (95 % interval {:.1} to {:.1})",
         evaluation.sample_count,
         100.0 * evaluation.accuracy,

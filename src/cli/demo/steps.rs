@@ -15,7 +15,7 @@ use super::sheet::{Pair, Verdict, contact_sheet};
 use crate::base::atomic;
 use crate::client::messages::new_sample::Content;
 use crate::client::messages::{
-    ExplainOptions, ExplainRequest, Explanation, HeadKind, Job, JobState, NewSample, OverlayFormat,
+    ExplainOptions, ExplainRequest, Explanation, Job, JobState, NewSample, OverlayFormat,
     OverlayOptions, PredictRequest, PredictResponse, StartTrainingRequest, StreamSamplesRequest,
     TrainingOptions,
 };
@@ -27,7 +27,7 @@ use crate::vision::{ImageFormat, Limits, VisionError, decode, encode};
 const NAME: &str = "parts";
 /// Fresh drawings a class.
 const FRESH: usize = 10;
-/// Fresh drawings that are explained: two rounds of the classes, then damaged ones.
+/// Fresh drawings that are explained: damaged ones, then sound ones and what nobody taught.
 const EXPLAINED: usize = 16;
 /// Drawings of what nobody taught.
 const DUCKS: usize = 5;
@@ -67,6 +67,16 @@ impl Answered {
             Verdict::Wrong
         }
     }
+
+    /// What is on the drawing and what the head said, for a person.
+    fn caption(&self) -> String {
+        let truth = self.lesson.label;
+        if self.unknown() {
+            return format!("drawn: {truth}  answer: unknown");
+        }
+        let sure = self.answer.predictions.first().map_or(0.0, |best| 100.0 * best.probability);
+        format!("drawn: {truth}  answer: {} {sure:.0} %", self.label())
+    }
 }
 
 impl<'a> Story<'a> {
@@ -102,10 +112,10 @@ impl<'a> Story<'a> {
         let fresh = self.predict_fresh().await?;
 
         report::step(5, "Show it something that nobody taught");
-        self.predict_duck().await?;
+        let ducks = self.predict_ducks().await?;
 
         report::step(6, "Ask where it looked");
-        self.explain(&fresh).await?;
+        self.explain(&fresh, &ducks).await?;
 
         report::step(7, "Go back a version, and forward again");
         self.swap(&fresh).await?;
@@ -155,11 +165,7 @@ impl<'a> Story<'a> {
 
     async fn train(&self) -> Result<(), CliError> {
         let began = Instant::now();
-        let options = TrainingOptions {
-            kind: HeadKind::Softmax.into(),
-            seed: self.seed,
-            ..TrainingOptions::default()
-        };
+        let options = TrainingOptions { seed: self.seed, ..TrainingOptions::default() };
         let request = StartTrainingRequest {
             head: NAME.to_owned(),
             dataset: NAME.to_owned(),
@@ -175,6 +181,9 @@ impl<'a> Story<'a> {
             report.train_count,
             began.elapsed().as_secs_f64(),
         ));
+        if !report.kind_message.is_empty() {
+            report::line(format_args!("kind of head: {}", report.kind_message));
+        }
         if let Some(held_out) = &report.held_out {
             report::evaluation(held_out);
         }
@@ -189,9 +198,7 @@ impl<'a> Story<'a> {
             "version {} {promoted}: {}",
             job.head_version, job.promotion_message
         ));
-        let body = format!(
-            r#"{{"head":"{NAME}","dataset":"{NAME}","options":{{"kind":"HEAD_KIND_SOFTMAX"}}}}"#
-        );
+        let body = format!(r#"{{"head":"{NAME}","dataset":"{NAME}"}}"#);
         report::call(self.address, "TrainingService/StartTraining", &body);
         Ok(())
     }
@@ -252,12 +259,11 @@ impl<'a> Story<'a> {
         Ok(answered)
     }
 
-    async fn predict_duck(&self) -> Result<(), CliError> {
-        let mut unknown = 0;
+    async fn predict_ducks(&self) -> Result<Vec<Answered>, CliError> {
+        let mut ducks = Vec::with_capacity(DUCKS);
         for number in 0..DUCKS {
             let lesson = duck(self.seed, number).map_err(undrawable)?;
             let one = Answered { answer: self.predict(&lesson).await?, lesson };
-            unknown += usize::from(one.unknown());
             if number == 0 {
                 let novelty = one.answer.novelty.unwrap_or_default();
                 let verdict = if one.unknown() { "unknown" } else { one.label() };
@@ -270,16 +276,23 @@ impl<'a> Story<'a> {
                 let file = self.write("duck.jpg", &one.lesson.file)?;
                 self.show_call("InferenceService/Predict", &file);
             }
+            ducks.push(one);
         }
+        let unknown = ducks.iter().filter(|duck| duck.unknown()).count();
         report::line(format_args!("{unknown} of {DUCKS} ducks came back as unknown"));
-        Ok(())
+        Ok(ducks)
     }
 
-    async fn explain(&self, fresh: &[Answered]) -> Result<(), CliError> {
+    async fn explain(&self, fresh: &[Answered], ducks: &[Answered]) -> Result<(), CliError> {
         let damaged = |one: &&Answered| one.lesson.damage.is_some();
-        let sound = fresh.iter().filter(|one| !damaged(one)).take(EXPLAINED / 2);
-        let chosen: Vec<&Answered> =
-            fresh.iter().filter(damaged).take(EXPLAINED / 2).chain(sound).collect();
+        let sound = fresh.iter().filter(|one| !damaged(one)).take(EXPLAINED / 2 - 1);
+        let chosen: Vec<&Answered> = fresh
+            .iter()
+            .filter(damaged)
+            .take(EXPLAINED / 2)
+            .chain(sound)
+            .chain(ducks.first())
+            .collect();
         let (mut pairs, mut hits, mut judged) = (Vec::new(), 0, 0);
         for one in chosen {
             let explanation = match self.explain_one(&one.lesson).await? {
@@ -298,7 +311,8 @@ impl<'a> Story<'a> {
             }
             let overlay = decode(&explanation.overlay, &Limits::default()).map_err(undrawable)?;
             let photograph = one.lesson.picture.clone();
-            pairs.push(Pair { photograph, overlay, verdict: one.verdict() });
+            let (verdict, caption) = (one.verdict(), one.caption());
+            pairs.push(Pair { photograph, overlay, verdict, caption });
         }
         report::line(format_args!(
             "Grad-CAM's hottest point lies on the damage in {hits} of {judged} damaged parts"
@@ -317,15 +331,17 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// The map of the lesson's own class; the reason where the daemon is not able to.
+    /// The map of the lesson's own class, or of the most probable one for what nobody taught; the
+    /// reason where the daemon is not able to.
     async fn explain_one(&self, lesson: &Lesson) -> Result<Result<Explanation, String>, CliError> {
         let overlay = OverlayOptions {
             format: OverlayFormat::Png.into(),
             strength: Some(0.5),
             ..OverlayOptions::default()
         };
+        let taught = CLASSES.contains(&lesson.label);
         let options = ExplainOptions {
-            class: format!("label:{}", lesson.label),
+            class: if taught { format!("label:{}", lesson.label) } else { String::new() },
             overlay: Some(overlay),
             ..ExplainOptions::default()
         };
