@@ -6,8 +6,9 @@ use tonic::Streaming;
 use super::connection::Client;
 use super::error::ClientError;
 use crate::proto::graft::{
-    EmbedRequest, EmbedResponse, ExplainRequest, ExplainResponse, PredictRequest, PredictResponse,
-    PredictStreamRequest, PredictStreamResponse, predict_stream_response,
+    AuditDatasetRequest, AuditDatasetResponse, EmbedRequest, EmbedResponse, ExplainRequest,
+    ExplainResponse, PredictRequest, PredictResponse, PredictStreamRequest, PredictStreamResponse,
+    audit_dataset_response, predict_stream_response,
 };
 
 impl Client {
@@ -45,6 +46,36 @@ impl Client {
     /// As the device answers.
     pub async fn explain(&self, request: ExplainRequest) -> Result<ExplainResponse, ClientError> {
         Ok(self.explanation().explain(self.request(request)).await?.into_inner())
+    }
+
+    /// Explains a dataset class by class. Dropping the stream ends the audit.
+    ///
+    /// # Errors
+    /// Where the request is not well formed; what the dataset lacks comes with the stream.
+    pub async fn audit_dataset(
+        &self,
+        request: AuditDatasetRequest,
+    ) -> Result<AuditStream, ClientError> {
+        Ok(AuditStream(self.explanation().audit_dataset(request).await?.into_inner()))
+    }
+}
+
+/// The pieces of a [`Client::audit_dataset`]: progress, then one class after the other.
+#[derive(Debug)]
+pub struct AuditStream(Streaming<AuditDatasetResponse>);
+
+impl AuditStream {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// What ended the audit.
+    pub async fn next(&mut self) -> Result<Option<audit_dataset_response::Part>, ClientError> {
+        while let Some(message) = self.0.next().await.transpose()? {
+            if message.part.is_some() {
+                return Ok(message.part);
+            }
+        }
+        Ok(None)
     }
 }
 

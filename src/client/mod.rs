@@ -26,7 +26,7 @@ mod training;
 pub use backbones::UploadProgress;
 pub use connection::{Client, Options};
 pub use error::{ClientError, ErrorKind};
-pub use inference::{AnswerStream, StreamAnswer};
+pub use inference::{AnswerStream, AuditStream, StreamAnswer};
 pub use picture::Picture;
 pub use samples::AcknowledgementStream;
 

@@ -11,16 +11,20 @@ use super::Shared;
 use super::blocking::blocking;
 use crate::base::cancel::Cancel;
 use crate::base::name::Name;
+use crate::engine::learning::LearningError;
 use crate::engine::{EngineError, ExplainOptions, Explained, Priority, Subject, Target};
-use crate::explain::audit::{Audit as Findings, GRID, Look};
-use crate::explain::{ClassName, ClassSpec};
+use crate::explain::audit::{Audit as Findings, ClassAudit as Finding, GRID, Look};
+use crate::explain::{ClassName, ClassSpec, ExplainError};
+use crate::heads::HeadError;
 use crate::proto::graft::audit_dataset_response::Part;
-use crate::proto::graft::{AuditDatasetRequest, AuditDatasetResponse, AuditProgress, ClassAudit};
+use crate::proto::graft::{
+    AuditDatasetRequest, AuditDatasetResponse, AuditProgress, ClassAudit, Failure,
+};
 use crate::rpc::convert::explanation::Explain;
 use crate::rpc::convert::field::{FieldError, Within, ranged};
 use crate::rpc::convert::{sample, target};
 use crate::rpc::status::RpcError;
-use crate::store::{Filter, Sample};
+use crate::store::{Filter, Keep, Sample, StoreError};
 
 /// Samples listed at one time.
 const PAGE: usize = 256;
@@ -86,21 +90,23 @@ impl Audit {
         let classes = self.samples().await?;
         let total = classes.values().map(Vec::len).sum::<usize>() as u64;
         let mut done = 0;
-        let mut failed: BTreeMap<String, u64> = BTreeMap::new();
+        let mut failures: BTreeMap<String, Failures> = BTreeMap::new();
         let mut findings = Findings::default();
-        for (label, samples) in classes {
+        for (label, samples) in &classes {
             for sample in samples {
-                match self.explain(&label, &sample).await {
+                match self.explain(label, sample).await {
                     Ok(explained) => {
                         let map = &explained.explanation.map;
-                        let look = Look::new(sample.id, map, None).map_err(EngineError::from)?;
+                        let look =
+                            Look::new(sample.id.clone(), map, None).map_err(EngineError::from)?;
                         findings.add(label.clone(), look);
                     }
-                    Err(RpcError::Engine {
-                        error: error @ (EngineError::DeadlineExceeded | EngineError::Draining),
-                        ..
-                    }) => return Err(error.into()),
-                    Err(_) => *failed.entry(label.clone()).or_default() += 1,
+                    Err(error) if is_of_one_sample(&error) => {
+                        let failures = failures.entry(label.clone()).or_default();
+                        failures.count += 1;
+                        failures.first.get_or_insert_with(|| Failure::from(error).message);
+                    }
+                    Err(error) => return Err(error),
                 }
                 done += 1;
                 let progress = Part::Progress(AuditProgress { done, total });
@@ -109,27 +115,20 @@ impl Audit {
                 }
             }
         }
-        for class in findings.finish() {
-            let failed_count = failed.get(&class.class).copied().unwrap_or(0);
-            let worst = class.deviations.into_iter().take(DEVIATING);
-            let message = ClassAudit {
-                label: class.class,
-                sample_count: class.images as u64,
-                failed_count,
-                height: GRID as u32,
-                width: GRID as u32,
-                mean_map: class.mean_map,
-                border_energy: class.border_energy,
-                deviating_samples: worst.map(|deviation| deviation.image).collect(),
-            };
-            if !send(outbound, Part::Class(message)).await {
+        let mut found: BTreeMap<String, Finding> =
+            findings.finish().into_iter().map(|finding| (finding.class.clone(), finding)).collect();
+        for label in classes.into_keys() {
+            let failures = failures.remove(&label).unwrap_or_default();
+            let class = class_audit(label.clone(), found.remove(&label), failures);
+            if !send(outbound, Part::Class(class)).await {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Up to the wanted number of samples of each class, spread evenly over the dataset.
+    /// Up to the wanted number of samples of each class, spread evenly over the dataset. One at
+    /// least, and one at least with a photograph.
     async fn samples(&self) -> Result<BTreeMap<String, Vec<Sample>>, RpcError> {
         let (learning, dataset) = (self.shared.learning.clone(), self.dataset.clone());
         let most = self.samples_per_class;
@@ -157,7 +156,18 @@ impl Audit {
                     index * most / count.max(1) > (index - 1) * most / count.max(1)
                 });
             }
-            Ok(classes)
+            if classes.is_empty() {
+                let text = format!("dataset {:?} holds no labelled sample", dataset.as_str());
+                return Err(LearningError::NoSamples(text).into());
+            }
+            for sample in classes.values().flatten() {
+                if learning.store().kept(sample)? != Keep::Embeddings {
+                    return Ok(classes);
+                }
+            }
+            let dataset = dataset.as_str();
+            let text = format!("dataset {dataset:?} keeps no photographs, which an audit needs");
+            Err(LearningError::NoSamples(text).into())
         })
         .await
     }
@@ -166,7 +176,7 @@ impl Audit {
         let learning = self.shared.learning.clone();
         let wanted = sample.clone();
         let image = blocking(move || Ok(learning.store().image_of(&wanted)?)).await?;
-        let missing = || FieldError::new("dataset", "keeps no image of this sample");
+        let missing = || LearningError::NoSamples("the sample has no photograph".into());
         let image = image.ok_or_else(missing)?.bytes;
         let mut options = self.options.clone();
         options.request.class = ClassSpec::One(ClassName::Label(label.to_owned()));
@@ -183,6 +193,59 @@ impl Audit {
             }
         }
     }
+}
+
+/// What could not be explained of a class.
+#[derive(Default)]
+struct Failures {
+    count: u64,
+    /// What was wrong with the first.
+    first: Option<String>,
+}
+
+/// Whether the next sample may fare better. All else (an unknown backbone or layer, a deadline) ends
+/// the audit.
+fn is_of_one_sample(error: &RpcError) -> bool {
+    #[allow(clippy::wildcard_enum_match_arm)] // every error but these
+    match error {
+        RpcError::Learning { error, .. } => matches!(
+            error,
+            LearningError::NoSamples(_) | LearningError::Store(StoreError::Corrupt(_))
+        ),
+        RpcError::Engine { error, .. } => matches!(
+            error,
+            EngineError::Picture(_)
+                | EngineError::Head(HeadError::NotFinite { .. })
+                | EngineError::Explain(
+                    ExplainError::UnknownLabel(_)
+                        | ExplainError::AmbiguousLabel { .. }
+                        | ExplainError::NotFinite(_)
+                )
+        ),
+        _ => false,
+    }
+}
+
+/// The message about one class; without a finding where none of its samples could be explained.
+fn class_audit(label: String, finding: Option<Finding>, failures: Failures) -> ClassAudit {
+    let mut class = ClassAudit {
+        label,
+        failed_count: failures.count,
+        failure: failures.first.unwrap_or_default(),
+        height: GRID as u32,
+        width: GRID as u32,
+        mean_map: vec![0.0; GRID * GRID],
+        ..ClassAudit::default()
+    };
+    if let Some(finding) = finding {
+        let worst = finding.deviations.into_iter().take(DEVIATING);
+        class.sample_count = finding.images as u64;
+        class.without_evidence_count = finding.without_evidence as u64;
+        class.mean_map = finding.mean_map;
+        class.border_energy = finding.border_energy;
+        class.deviating_samples = worst.map(|deviation| deviation.image).collect();
+    }
+    class
 }
 
 /// Whether the caller still listens.

@@ -1,8 +1,6 @@
-//! `ExplanationService` over real gRPC, on the tiny networks.
+//! One picture, and pictures as they come.
 
-mod common;
-
-use common::daemon::{Daemon, photograph};
+use crate::common::daemon::{Daemon, photograph};
 use graftd::client::messages::explanation_service_client::ExplanationServiceClient;
 use graftd::client::messages::{
     ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest, OverlayOptions,
