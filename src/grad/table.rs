@@ -20,13 +20,13 @@ use tract_onnx::tract_core::ops::logic::{
 use tract_onnx::tract_core::ops::math::{self, Add, Div, Max, Min, Mul, Pow, Sub, SubF};
 use tract_onnx::tract_core::ops::nn::gelu_exact::GeluExact;
 use tract_onnx::tract_core::ops::nn::{
-    GeluApproximate, HardSwish, LeakyRelu, Reduce, Sigmoid, Silu, Softmax,
+    GeluApproximate, HardSwish, LeakyRelu, Reduce, RmsNorm, Sigmoid, Silu, Softmax,
 };
 use tract_onnx::tract_core::ops::source::TypedSource;
 use tract_onnx_opl::lrn::Lrn;
 
 use super::rule::{Rule, Site, Unsupported};
-use super::rules::{binary, conv, einsum, lrn, movement, pool, reduce, select, unary};
+use super::rules::{binary, conv, einsum, lrn, movement, norm, pool, reduce, select, unary};
 
 /// What the table knows of an operator.
 #[derive(Clone, Copy)]
@@ -128,6 +128,7 @@ pub const TABLE: &[Entry] = table! {
     "Tanh" is_function<math::Tanh> unary::rule "c (1 - y^2)";
     "Reduce" is_op<Reduce> reduce::rule "c; 2 c x / n; c shared by the extrema";
     "Softmax" is_op<Softmax> reduce::softmax "y (c - sum c y); log: c - exp(y) sum c";
+    "RmsNorm" is_op<RmsNorm> norm::rule "r c - x r^3 mean of c x, r = 1 / rms of x";
     "Lrn" is_op<Lrn> lrn::rule "c s^-b - 2 a b / n x sum c x s^(-b-1)";
     "MaxPool" is_op<MaxPool> pool::maximum "c to the first largest of the window";
     "SumPool" is_op<SumPool> pool::sum "c / count to every tap";

@@ -19,8 +19,8 @@ use tract_onnx::tract_core::ops::logic::Iff;
 use tract_onnx::tract_core::ops::math;
 use tract_onnx::tract_core::ops::nn::gelu_exact::GeluExact;
 use tract_onnx::tract_core::ops::nn::{
-    DataFormat, GeluApproximate, HardSwish, LeakyRelu, Reduce, Reducer, Sigmoid, Silu, Softmax,
-    SoftmaxKind,
+    DataFormat, GeluApproximate, HardSwish, LeakyRelu, Reduce, Reducer, RmsNorm, Sigmoid, Silu,
+    Softmax, SoftmaxKind,
 };
 use tract_onnx_opl::lrn::Lrn;
 
@@ -363,6 +363,14 @@ fn reductions() -> Vec<Row> {
             row.f32_tolerance = 1e-5;
             rows.push(row);
         }
+    }
+    for axis in [0, 1, 2] {
+        let eps: Tensor = tensor0(1e-5_f32);
+        let mut row = row(format!("RmsNorm over {axis}"), RmsNorm { axis, eps: eps.into() }, {
+            vec![Input::of(&[3, 4, 9])]
+        });
+        row.f32_tolerance = 1e-5;
+        rows.push(row);
     }
     for size in [1, 2, 3, 5, 20] {
         let op = Lrn { alpha: 0.8, beta: 0.75, bias: 1.5, size };

@@ -7,6 +7,7 @@ pub mod einsum;
 mod gemm;
 pub mod lrn;
 pub mod movement;
+pub mod norm;
 pub mod pool;
 pub mod reduce;
 pub mod select;

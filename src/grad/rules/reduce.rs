@@ -8,7 +8,7 @@ use crate::grad::walk::{Walk, dense_strides, volume};
 
 /// A group of elements for each element of the reduced shape.
 #[derive(Debug)]
-struct Groups {
+pub(super) struct Groups {
     input_len: usize,
     count: usize,
     /// Over the elements and their group.
@@ -17,7 +17,7 @@ struct Groups {
 
 impl Groups {
     /// All elements that differ only along `axes`.
-    fn along(axes: &[usize], shape: &[usize]) -> Groups {
+    pub(super) fn along(axes: &[usize], shape: &[usize]) -> Groups {
         let reduced: Vec<usize> =
             shape.iter().enumerate().map(|(i, d)| if axes.contains(&i) { 1 } else { *d }).collect();
         let mut strides = dense_strides(&reduced);
@@ -32,7 +32,7 @@ impl Groups {
     }
 
     /// Elements in a group.
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.input_len.checked_div(self.count).unwrap_or(0)
     }
 
@@ -41,13 +41,13 @@ impl Groups {
         self.walk.rows(|row| row.each(|[element, group]| visit(element, group)));
     }
 
-    fn sum<T: Real>(&self, value: impl Fn(usize) -> T) -> Vec<T> {
+    pub(super) fn sum<T: Real>(&self, value: impl Fn(usize) -> T) -> Vec<T> {
         let mut sums = vec![T::zero(); self.count];
         self.each(|element, group| sums[group] += value(element));
         sums
     }
 
-    fn spread<T: Real>(&self, value: impl Fn(usize, usize) -> T) -> Vec<T> {
+    pub(super) fn spread<T: Real>(&self, value: impl Fn(usize, usize) -> T) -> Vec<T> {
         let mut elements = vec![T::zero(); self.input_len];
         self.each(|element, group| elements[element] = value(element, group));
         elements
