@@ -2,10 +2,14 @@
 //! has one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use tract_onnx::prelude::TypedModel;
 
 use crate::end_to_end::networks;
 use crate::rows::rows;
 use graftd::grad::{Entry, State, TABLE, operator_of};
+use graftd::graph::{Network, Options, Source};
 
 fn proved() -> BTreeSet<String> {
     rows().iter().map(|row| operator_of(row.op.as_ref())).collect()
@@ -21,12 +25,34 @@ fn every_rule_of_the_table_has_a_row() {
     }
 }
 
+/// The ONNX files of the repository, and those that architectures.py has made.
+fn files() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = [root.join("models/builtin"), root.join("tests/reference/tiny")];
+    let generated = std::env::var_os("GRAFTD_ARCHITECTURES").map(PathBuf::from);
+    let files = folders.into_iter().chain(generated).flat_map(walkdir::WalkDir::new);
+    let files = files.into_iter().map(|entry| entry.expect("a readable folder").into_path());
+    files.filter(|path| path.extension().is_some_and(|ending| ending == "onnx")).collect()
+}
+
+/// A network as derivatives see it.
+fn decluttered(path: PathBuf) -> (String, TypedModel) {
+    let id = path.display().to_string();
+    let load =
+        |size| Network::load(Source::File(path.clone()), &Options { size, ..Options::default() });
+    let network = load(None).or_else(|_| load(Some(224))).expect("the network loads");
+    let classifier = network.classifier().map(|classifier| classifier.logits);
+    let end = classifier.unwrap_or_else(|| network.embedding().tensor.clone());
+    (id, network.view(&[&end]).expect("a view").model().clone())
+}
+
 #[test]
 fn every_operator_of_every_network_at_hand_has_a_row() {
     let proved = proved();
-    for network in networks() {
+    let assets = networks().into_iter().map(|network| (network.id, network.model));
+    for (id, model) in files().into_iter().map(decluttered).chain(assets) {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for node in network.model.nodes() {
+        for node in model.nodes() {
             *counts.entry(operator_of(node.op.as_ref())).or_default() += 1;
             let flat =
                 Entry::of(node.op.as_ref()).is_some_and(|entry| matches!(entry.state, State::Flat));
@@ -34,10 +60,10 @@ fn every_operator_of_every_network_at_hand_has_a_row() {
             assert!(
                 flat || proved.contains(&operator),
                 "{}: operator {operator} of node `{}` has no row",
-                network.id,
+                id,
                 node.name
             );
         }
-        println!("{}: {counts:?}", network.id);
+        println!("{id}: {counts:?}");
     }
 }

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod autograd;
 mod check;
 mod coverage;
 mod end_to_end;

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""Gradients of a logit by PyTorch autograd in float64, as a small fixture for `cargo test --test explanations`.
+"""Gradients of a logit by PyTorch autograd in float64, as a small fixture for `cargo test --test gradients`.
 
 For each network: the gradient of the top logit with respect to the last feature map, one half-way
 down, the input, and three weights. Of each gradient its norm, its product with a fixed vector, and 24
-entries are kept.
+entries are kept; and, as `float32`, how far PyTorch's own gradient in float32 is from all that. With
+--architectures also for the networks that architectures.py makes (else theirs are kept as they are).
 
-    python3 tests/reference/gradients.py --assets ../shared/assets [--architectures DIR]
+    .venv/bin/python tests/reference/gradients.py [--architectures target/architectures]
 """
 
 import argparse
+import hashlib
 import json
+import os
 import pathlib
 import tomllib
 
@@ -18,7 +21,8 @@ import torch
 
 from torch_network import OnnxNetwork
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).resolve().parent
+ASSETS = pathlib.Path(os.environ.get("GRAFTD_ASSETS", HERE.parents[1] / "../shared/assets"))
 
 
 def summary(gradient):
@@ -61,20 +65,42 @@ def weights(network):
     return [used[0], used[len(used) // 2], used[-1]]
 
 
-def record(network, x, last):
+def gradients(network, x, last, index=None):
+    """By the last map, one between, the input and three weights: (class, logit, names, gradients)."""
     x = x.clone().requires_grad_(True)
     logits = network(x)
-    index = int(logits[0].argmax())
-    between = middle(network, x, last)
-    names = weights(network)
-    wanted = [network.values[last], network.values[between], x] + [network.weight(n) for n in names]
-    gradients = torch.autograd.grad(logits[0, index], wanted)
-    layers = [{"name": n, **summary(g)} for n, g in zip([last, between, network.input], gradients)]
-    kernels = []
-    for name, gradient in zip(names, gradients[3:]):
-        stored = network.weight(name).detach().float().reshape(-1)
-        kernels.append({"name": name, "first": stored[:4].tolist(), **summary(gradient)})
-    return {"class": index, "logit": float(logits[0, index]), "layers": layers, "weights": kernels}
+    index = int(logits[0].argmax()) if index is None else index
+    between, kernels = middle(network, x, last), weights(network)
+    wanted = [network.values[last], network.values[between], x]
+    found = torch.autograd.grad(logits[0, index], wanted + [network.weight(n) for n in kernels])
+    return index, logits[0, index].item(), [last, between, network.input], kernels, found
+
+
+def difference(kept, gradient):
+    """As `difference` of tests/gradients/autograd.rs."""
+    flat = gradient.detach().double().reshape(-1).numpy()
+    length = kept["norm"]
+    whole = abs(np.linalg.norm(flat) - length) / length
+    product = flat @ np.cos(0.7 * np.arange(flat.size))
+    along = abs(product - kept["product"]) / (length * np.sqrt(flat.size / 2))
+    entries = np.abs(flat[kept["at"]] - kept["values"]).max() / np.abs(flat).max()
+    return float(f"{max(whole, along, entries):.1e}")
+
+
+def record(path, x, last=None):
+    """What the fixture keeps of one network, and how far PyTorch's own float32 is from it."""
+    network = OnnxNetwork(path, torch.float64)
+    last = last or last_spatial(network, x.double())
+    index, logit, layers, kernels, exact = gradients(network, x.double(), last)
+    kept = [{"name": n, **summary(g)} for n, g in zip(layers + kernels, exact)]
+    for name, entry in zip(kernels, kept[3:]):
+        entry["first"] = network.weight(name).detach().float().reshape(-1)[:4].tolist()
+    del network, exact
+    *_, narrow = gradients(OnnxNetwork(path, torch.float32), x.float(), last, index)
+    for entry, gradient in zip(kept, narrow):
+        entry["float32"] = difference(entry, gradient)
+    print(path.stem, index, *(f"{entry['float32']:.0e}" for entry in kept), flush=True)
+    return {"class": index, "logit": logit, "layers": kept[:3], "weights": kept[3:]}
 
 
 def last_spatial(network, x):
@@ -91,36 +117,43 @@ def last_spatial(network, x):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--assets", type=pathlib.Path, required=True)
+    parser.add_argument("--assets", type=pathlib.Path, default=ASSETS)
     parser.add_argument("--architectures", type=pathlib.Path)
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    result = {"torch": torch.__version__, "networks": {}}
+    result = {"torch": torch.__version__.split("+")[0], "networks": {}}
     for model in tomllib.loads((options.assets / "models.toml").read_text())["model"]:
-        if "feature_map" not in model:
-            continue
-        network = OnnxNetwork(options.assets / model["file"], torch.float64)
-        x = reference_input(options.assets, model)[:1].double()
-        result["networks"][model["id"]] = record(network, x, model["feature_map"])
-        print(model["id"], result["networks"][model["id"]]["logit"])
+        if "feature_map" in model:
+            x = reference_input(options.assets, model)[:1]
+            entry = record(options.assets / model["file"], x, model["feature_map"])
+            result["networks"][model["id"]] = entry
+    fixture = HERE / "gradients.json"
+    result["architectures"] = json.loads(fixture.read_text())["architectures"]
     if options.architectures:
-        result["architectures"] = {}
         for path in sorted(options.architectures.glob("*.onnx")):
-            network = OnnxNetwork(path, torch.float64)
-            shape = [d.dim_value for d in network.graph.input[0].type.tensor_type.shape.dim][1:]
-            side = max(shape) or 224
-            shape = [1, 3, side, side] if shape and shape[0] == 3 else [1, side, side, 3]
-            scale = 1.0 if shape[3] == 3 else 0.01
-            grid = np.arange(int(np.prod(shape)), dtype=np.float64)
-            x = scale * (127.5 + 60 * np.sin(0.011 * grid) + 40 * np.cos(0.37 * grid))
-            x = torch.from_numpy(x.astype(np.float32).astype(np.float64).reshape(shape))
-            entry = record(network, x, last_spatial(network, x))
-            entry["shape"] = shape
+            shape = input_shape(OnnxNetwork(path))
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            entry = {"sha256": digest, "shape": shape, **record(path, wave(shape))}
             result["architectures"][path.stem] = entry
-            print(path.stem, entry["logit"], [layer["name"] for layer in entry["layers"]], flush=True)
-            del network
-    (HERE / "gradients.json").write_text(json.dumps(result, separators=(",", ":")) + "\n")
+    fixture.write_text(json.dumps(result, separators=(",", ":")) + "\n")
+
+
+def input_shape(network):
+    """Of one image; 224 pixels where the file leaves the size open."""
+    dims = next(i for i in network.graph.input if i.name == network.input).type.tensor_type.shape.dim
+    shape = [d.dim_value for d in dims][1:]
+    channels_first = shape[0] == 3
+    side = (shape[1] if channels_first else shape[0]) or 224
+    return [1, 3, side, side] if channels_first else [1, side, side, 3]
+
+
+def wave(shape):
+    """A smooth pattern with some detail: 27 to 228 for Keras networks, a hundredth for the others."""
+    scale = 1.0 if shape[3] == 3 else 0.01
+    at = np.arange(int(np.prod(shape)), dtype=np.float64)
+    x = scale * (127.5 + 60 * np.sin(0.011 * at) + 40 * np.cos(0.37 * at))
+    return torch.from_numpy(x.astype(np.float32).reshape(shape))
 
 
 if __name__ == "__main__":
