@@ -1,12 +1,13 @@
 //! `graftd audit`: does the network look at the objects or at their backgrounds?
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
-use super::explain::{Choice, draw, engine, run_all};
-use super::preprocessing::PreprocessingFlags;
+use super::answering::Answering;
+use super::explain::{Choice, draw, run_all, workers};
 use super::{CliError, Global, Outcome, boxes, output};
 use crate::base::atomic;
 use crate::engine::{EngineError, Explained};
@@ -25,9 +26,8 @@ pub(crate) struct Audit {
     /// A folder of photographs; its sub-folders are the classes.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// The backbone; default as the daemon chooses.
-    #[arg(long, value_name = "ID")]
-    backbone: Option<String>,
+    #[command(flatten)]
+    answering: Answering,
     #[command(flatten)]
     choice: Choice,
     /// Where the objects are: a JSON list of {"file", "boxes": [[x0, y0, x1, y1], ...]}.
@@ -36,8 +36,6 @@ pub(crate) struct Audit {
     /// Write a contact sheet, one HTML page that opens anywhere.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    #[command(flatten)]
-    preprocessing: PreprocessingFlags,
     /// One JSON object a class.
     #[arg(long)]
     json: bool,
@@ -48,7 +46,7 @@ impl Audit {
     pub(crate) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
         let images = terminal::pictures(&[self.folder.to_string_lossy().into_owned()])?;
         let known = self.boxes.as_deref().map(boxes::read).transpose()?.unwrap_or_default();
-        let engine = engine(global, self.backbone.as_deref(), &self.preprocessing)?;
+        let engine = Arc::new(self.answering.engine(global, workers())?);
         let mut findings = Findings::default();
         let mut tiles: Vec<Tile> = Vec::new();
         let mut outcome = Outcome::Complete;
@@ -69,7 +67,11 @@ impl Audit {
                     }
                     Err(error) => {
                         outcome = Outcome::SomeFailed;
-                        print::error(output::failure(image, &error));
+                        if self.json {
+                            print::json(&output::failure(image, &error));
+                        } else {
+                            print::error(format_args!("{}: {}", image.display(), error.message));
+                        }
                     }
                 }
                 Ok(())

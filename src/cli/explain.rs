@@ -7,15 +7,13 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::preprocessing::PreprocessingFlags;
+use super::answering::Answering;
 use super::{CliError, Global, Outcome, boxes, output};
-use crate::app::{self, AppError};
 use crate::base::atomic;
 use crate::base::cancel::Cancel;
 use crate::client::ClientError;
 use crate::engine::{
-    Engine, EngineError, EngineOptions, ExplainOptions, Explained, PoolOptions, Priority, Snapshot,
-    Subject, Target, Ticket,
+    Engine, EngineError, ExplainOptions, Explained, Priority, Subject, Target, Ticket,
 };
 use crate::explain::{self, ClassSpec, Method, Request, SmoothGrad, sanity};
 use crate::grad::{State, TABLE};
@@ -23,7 +21,7 @@ use crate::rpc;
 use crate::terminal;
 use crate::terminal::print;
 use crate::vision::{
-    BoundingBox, ColorMap, DEFAULT_STRENGTH, HeatMap, ImageFormat, Limits, encode, overlay,
+    BoundingBox, ColorMap, DEFAULT_STRENGTH, HeatMap, ImageFormat, encode, overlay,
 };
 
 /// Say where the network looked.
@@ -32,9 +30,8 @@ pub(crate) struct Explain {
     /// Photographs, folders of them, or patterns with * and ?.
     #[arg(required_unless_present = "rules", value_name = "IMAGE")]
     images: Vec<String>,
-    /// The backbone; default as the daemon chooses.
-    #[arg(long, value_name = "ID")]
-    backbone: Option<String>,
+    #[command(flatten)]
+    answering: Answering,
     #[command(flatten)]
     pub(super) choice: Choice,
     /// Write the photograph with the map over it, as .png or .jpg; a folder for several images.
@@ -60,8 +57,6 @@ pub(crate) struct Explain {
     /// Print the table of gradient rules and do nothing else.
     #[arg(long)]
     rules: bool,
-    #[command(flatten)]
-    preprocessing: PreprocessingFlags,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -167,6 +162,11 @@ impl Choice {
 /// An explanation in the queue, or what was wrong before it got there.
 pub(super) type Waiting = Result<Ticket<Result<Explained, EngineError>>, ClientError>;
 
+/// One a core.
+pub(super) fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Explains `images`, several at a time, and hands each result to `show` in the images' order.
 pub(super) fn run_all(
     engine: &Arc<Engine>,
@@ -201,24 +201,6 @@ fn submit(engine: &Arc<Engine>, image: &Path, options: ExplainOptions) -> Waitin
         .map_err(|error| rpc::failure(error).into())
 }
 
-/// Workers for one backbone.
-pub(super) fn engine(
-    global: &Global,
-    backbone: Option<&str>,
-    preprocessing: &PreprocessingFlags,
-) -> Result<Arc<Engine>, CliError> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut backbone = app::load_backbone(&global.state_dir(), backbone)?;
-    backbone.preprocessing = preprocessing.over(&backbone.preprocessing)?;
-    let options = EngineOptions {
-        pool: PoolOptions { workers, queue: 4 * workers },
-        limits: Limits { bytes: 1 << 30, ..Limits::default() },
-    };
-    let engine = Engine::start(Snapshot::of(backbone), options)
-        .map_err(|reason| AppError::System { what: "worker threads", reason })?;
-    Ok(Arc::new(engine))
-}
-
 impl Explain {
     /// Runs the command.
     pub(crate) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
@@ -236,7 +218,7 @@ impl Explain {
             })?;
         }
         let known = self.boxes.as_deref().map(boxes::read).transpose()?.unwrap_or_default();
-        let engine = engine(global, self.backbone.as_deref(), &self.preprocessing)?;
+        let engine = Arc::new(self.answering.engine(global, workers())?);
         let options = |image: &Path| ExplainOptions {
             quality: self.score,
             boxes: known.of(image).to_vec(),
@@ -304,7 +286,8 @@ impl Explain {
             crate::vision::preprocess(picture, &backbone.preprocessing, layout, &mut input)
                 .map_err(EngineError::from)?;
         }
-        let judge = explain::Judge { head: None, labels: &[] };
+        let head = explained.answer.by.head.as_deref().map(|live| &live.head);
+        let judge = explain::Judge { head, labels: &[] };
         let (network, intact) = (&backbone.network, &explained.explanation);
         let request = self.choice.options().request;
         let stages = sanity::cascade(network, &input, &judge, intact, &request, &Cancel::default());
@@ -374,12 +357,16 @@ fn object(
         "box": on_picture.map(|b| [b.x0, b.y0, b.x1, b.y1]),
         "timings_ms": timings,
     });
+    if let Some(head) = &answer.by.head {
+        object["head"] = json!(head.name.as_str());
+    }
     if let Some(index) = score.against {
         object["against"] = json!({ "index": index, "label": labels.1 });
     }
     if let Some(region) = explanation.region {
         let (x, y) = placement.to_picture(region.peak.0.into(), region.peak.1.into());
         object["peak"] = json!([x, y]);
+        object["box_energy"] = json!(region.energy);
     }
     if let Some((hit, energy)) = inside {
         object["peak_in_box"] = json!(hit);

@@ -1,5 +1,6 @@
 //! `graftd`: the daemon and the commands that need none. The only place of the daemon that prints.
 
+mod answering;
 mod audit;
 mod bench;
 mod boxes;

@@ -6,17 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::preprocessing::PreprocessingFlags;
+use super::answering::Answering;
 use super::{CliError, Global, Outcome, output};
-use crate::app::{self, AppError};
 use crate::base::cancel::Cancel;
-use crate::engine::{
-    Answer, Engine, EngineError, EngineOptions, PoolOptions, Snapshot, Subject, Target, Ticket,
-};
+use crate::engine::{Answer, Engine, EngineError, Subject, Target, Ticket};
 use crate::rpc;
 use crate::terminal;
 use crate::terminal::print;
-use crate::vision::Limits;
 
 /// Say what photographs show.
 #[derive(Args, Debug)]
@@ -24,17 +20,14 @@ pub(crate) struct Predict {
     /// Photographs, folders of them, or patterns with * and ?.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// The backbone; default as the daemon chooses.
-    #[arg(long, value_name = "ID")]
-    backbone: Option<String>,
+    #[command(flatten)]
+    answering: Answering,
     /// How many classes to show.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     top_k: u32,
     /// Worker threads; default one a core.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
-    #[command(flatten)]
-    preprocessing: PreprocessingFlags,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -53,7 +46,9 @@ impl Predict {
     /// Runs the command.
     pub(crate) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
         let images = terminal::pictures(&self.images)?;
-        let (engine, workers) = self.engine(&global.state_dir())?;
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = self.threads.map_or_else(cores, |threads| threads as usize);
+        let engine = self.answering.engine(global, workers)?;
         let mut outcome = Outcome::Complete;
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut rest = images.into_iter();
@@ -81,29 +76,18 @@ impl Predict {
         Ok(outcome)
     }
 
-    fn engine(&self, state_dir: &Path) -> Result<(Engine, usize), CliError> {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = self.threads.map_or_else(cores, |threads| threads as usize);
-        let mut backbone = app::load_backbone(state_dir, self.backbone.as_deref())?;
-        backbone.preprocessing = self.preprocessing.over(&backbone.preprocessing)?;
-        let options = EngineOptions {
-            pool: PoolOptions { workers, queue: 4 * workers },
-            limits: Limits { bytes: 1 << 30, ..Limits::default() },
-        };
-        let engine = Engine::start(Snapshot::of(backbone), options)
-            .map_err(|reason| AppError::System { what: "worker threads", reason })?;
-        Ok((engine, workers))
-    }
-
     fn print(&self, image: &Path, answer: &Answer) {
         let top_k = self.top_k as usize;
         if self.json {
-            let object = json!({
+            let mut object = json!({
                 "image": image.to_string_lossy(),
                 "backbone": answer.by.backbone.name.as_str(),
                 "predictions": output::predictions(&answer.top(top_k)),
                 "timings_ms": output::timings(&answer.timings),
             });
+            if let Some(head) = &answer.by.head {
+                object["head"] = json!(head.name.as_str());
+            }
             print::json(&object);
         } else {
             print::line(output::line(image, answer, top_k));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::{Answerer, EngineError, HeadHandle, LiveBackbone, Origin};
+use super::{Answerer, EngineError, HeadHandle, LiveBackbone, LiveHead, Origin};
 use crate::base::name::Name;
 
 /// Whom a request wants to answer.
@@ -88,6 +88,19 @@ impl Snapshot {
     pub fn of(backbone: LiveBackbone) -> Self {
         let backbones = BTreeMap::from([(backbone.name.clone(), Arc::new(backbone))]);
         Self { backbones, ..Self::default() }
+    }
+
+    /// Adds a head as the one that answers a request that names nothing.
+    ///
+    /// # Errors
+    /// Where it was trained on another network than the backbone that it names, or that is not
+    /// loaded.
+    pub fn add_default(&mut self, head: LiveHead) -> Result<(), EngineError> {
+        let (name, version) = (head.name.clone(), head.version);
+        let versions = BTreeMap::from([(version, HeadHandle::in_memory(Arc::new(head)))]);
+        self.heads.insert(name.clone(), HeadVersions { versions, active: Some(version) });
+        self.default = Some(name.to_string());
+        self.resolve(&Target::Default).map(drop)
     }
 
     /// Finds who answers.

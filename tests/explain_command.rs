@@ -1,0 +1,138 @@
+//! `graftd explain` and `graftd predict` as a script sees them, on a tiny network.
+
+#![allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use graftd::heads::{Classifier, Head, Kind, Linear, Matrix, Provenance, Transform};
+use serde_json::Value;
+
+fn reference(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name)
+}
+
+fn graftd(state: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_graftd"));
+    command.args(arguments).arg("--state-dir").arg(state).output().unwrap()
+}
+
+/// The objects that a command prints.
+fn objects(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A state folder with the tiny network of four classes.
+fn state() -> tempfile::TempDir {
+    let state = tempfile::tempdir().unwrap();
+    let labels = state.path().join("labels.txt");
+    std::fs::write(&labels, "ant\nbee\ncat\ncat\n").unwrap();
+    let model = reference("tiny/logits.onnx");
+    let (model, labels) = (model.to_str().unwrap(), labels.to_str().unwrap());
+    let added = ["models", "add", model, "--id", "tiny", "--preset", "unit", "--labels", labels];
+    let output = graftd(state.path(), &added);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    state
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn explain_prints_one_object_an_image_and_a_failure_in_its_place() {
+    let state = state();
+    let (photograph, overlay) = (reference("pixels/baseline.jpg"), state.path().join("out"));
+    std::fs::create_dir(&overlay).unwrap();
+    let (good, bad) = (photograph.to_str().unwrap(), state.path().join("labels.txt"));
+    let flags = ["--json", "--overlay", overlay.to_str().unwrap(), "--class", "1"];
+    let images = ["explain", good, bad.to_str().unwrap(), good];
+    let output = graftd(state.path(), &[&images[..], &flags[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "one image failed");
+    let objects = objects(&output);
+    assert_eq!(objects.len(), 3);
+    assert!(objects[1]["error"]["code"].is_string() && objects[1]["image"].is_string());
+    assert_eq!(objects[0]["map"], objects[2]["map"]);
+    let keys: Vec<&str> = objects[0].as_object().unwrap().keys().map(String::as_str).collect();
+    let contract = ["image", "backbone", "layer", "method", "class", "height", "width"];
+    assert_eq!(keys[..7], contract);
+    assert_eq!(keys[7..11], ["map", "raw", "box", "timings_ms"]);
+    let found = &objects[0];
+    assert_eq!(found["class"], serde_json::json!({ "index": 1, "label": "bee" }));
+    assert_eq!((&found["backbone"], &found["method"]), (&"tiny".into(), &"grad-cam".into()));
+    let (map, raw) = (numbers(&found["map"]), numbers(&found["raw"]));
+    let cells = found["height"].as_u64().unwrap() * found["width"].as_u64().unwrap();
+    assert_eq!((map.len() as u64, raw.len() as u64), (cells, cells));
+    let most = raw.iter().copied().fold(0.0_f64, f64::max);
+    for (value, raw) in map.iter().zip(&raw) {
+        let expected = if most > 0.0 { raw.max(0.0) / most } else { 0.0 };
+        assert!((value - expected).abs() < 1e-6, "map = max(raw, 0) / max(raw)");
+    }
+    if most > 0.0 {
+        assert_eq!(numbers(&found["box"]).len(), 4);
+    }
+    let drawn = std::fs::read(overlay.join("baseline.png")).unwrap();
+    assert!(drawn.starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn what_cannot_be_explained_is_said_in_the_images_place() {
+    let state = state();
+    let photograph = reference("pixels/baseline.jpg");
+    let explain = ["explain", photograph.to_str().unwrap(), "--json"];
+    for (flags, code, word) in [
+        (["--class", "4"], "INVALID_ARGUMENT", "out of range"),
+        (["--class", "label:cat"], "INVALID_ARGUMENT", "[2, 3]"),
+        (["--class", "label:dog"], "INVALID_ARGUMENT", "dog"),
+        (["--layer", "nowhere"], "NOT_FOUND", "nowhere"),
+        (["--layer", "features"], "INVALID_ARGUMENT", "not spatial"),
+        (["--samples", "1000000"], "INVALID_ARGUMENT", "1000"),
+    ] {
+        let output = graftd(state.path(), &[&explain[..], &flags[..]].concat());
+        assert_eq!(output.status.code(), Some(1), "{flags:?}");
+        let error = &objects(&output)[0]["error"];
+        assert_eq!(error["code"], code, "{flags:?}: {error}");
+        assert!(error["message"].as_str().unwrap().contains(word), "{flags:?}: {error}");
+    }
+    // What is no class at all is refused with the command line.
+    let output = graftd(state.path(), &[&explain[..], &["--class", "tabby"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_saved_head_predicts_and_is_explained_in_place_of_the_networks_own_classifier() {
+    let state = state();
+    let values = (0..2 * 12).map(|i| ((i * 7) % 11) as f32 / 11.0 - 0.4).collect();
+    let linear = Linear::new(Matrix::new(2, 12, values).unwrap(), vec![0.0, 0.1]).unwrap();
+    let classes = ["good", "bad"].map(String::from).to_vec();
+    let head = Head::new(Kind::Softmax, classes, Transform::default(), Classifier::Linear(linear));
+    let provenance = Provenance { backbone: "tiny".into(), ..Provenance::default() };
+    let file = state.path().join("judge.safetensors");
+    let bytes = head.unwrap().with_provenance(provenance).to_bytes().unwrap();
+    std::fs::write(&file, bytes).unwrap();
+    let photograph = reference("pixels/baseline.jpg");
+    let flags = [photograph.to_str().unwrap(), "--json", "--head", file.to_str().unwrap()];
+
+    let predicted = graftd(state.path(), &[&["predict"], &flags[..]].concat());
+    assert!(predicted.status.success(), "{}", String::from_utf8_lossy(&predicted.stderr));
+    let predicted = &objects(&predicted)[0];
+    assert_eq!((&predicted["head"], &predicted["backbone"]), (&"judge".into(), &"tiny".into()));
+    assert_eq!(predicted["predictions"].as_array().unwrap().len(), 2);
+
+    let explained = graftd(state.path(), &[&["explain"], &flags[..]].concat());
+    assert!(explained.status.success(), "{}", String::from_utf8_lossy(&explained.stderr));
+    let explained = &objects(&explained)[0];
+    assert_eq!(explained["head"], "judge");
+    assert_eq!(explained["class"]["label"], predicted["predictions"][0]["label"]);
+    let own = graftd(state.path(), &["explain", flags[0], "--json"]);
+    assert_ne!(objects(&own)[0]["raw"], explained["raw"]);
+
+    let foreign = Provenance { backbone_sha256: "00".repeat(32), ..Provenance::default() };
+    let head = Head::from_bytes(&std::fs::read(&file).unwrap()).unwrap();
+    std::fs::write(&file, head.with_provenance(foreign).to_bytes().unwrap()).unwrap();
+    let refused = graftd(state.path(), &[&["explain"], &flags[..]].concat());
+    assert!(!refused.status.success());
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains("another network"), "{message}");
+}
