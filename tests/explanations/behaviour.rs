@@ -1,0 +1,155 @@
+//! Layers, forward runs that are shared, sanity.
+
+use std::time::Instant;
+
+use graftd::base::cancel::Cancel;
+use graftd::explain::{Demand, Evidence, Explainer, Method, Request, explain, quality, sanity};
+
+use crate::{OWN, common, named, run, small};
+
+/// A picture for the tiny networks.
+fn picture() -> Vec<f32> {
+    (0..3 * 16 * 16).map(|i| (i as f32 * 0.37).sin()).collect()
+}
+
+#[test]
+fn flip_smoothing_gives_a_picture_and_its_mirror_image_mirrored_maps() {
+    let network = small("tiny/logits.onnx");
+    let straight = picture();
+    let mirrored: Vec<f32> =
+        straight.chunks(16).flat_map(|row| row.iter().rev().copied()).collect();
+    for method in [Method::GradCam, Method::LayerCam, Method::InputGradient] {
+        let class = "2".parse().unwrap();
+        let request = Request { method, class, flip_smoothing: true, ..Request::default() };
+        let map = run(&network, &straight, &[], &request).map;
+        let other = run(&network, &mirrored, &[], &request).map;
+        let back = other.raw.chunks(other.width).flat_map(|row| row.iter().rev());
+        for (a, b) in map.raw.iter().zip(back) {
+            assert!((a - b).abs() <= 1e-5 * a.abs().max(1.0), "{method}: {a} {b}");
+        }
+        let request = Request { flip_smoothing: false, ..request };
+        assert_ne!(run(&network, &straight, &[], &request).map.raw, map.raw, "{method}");
+    }
+}
+
+#[test]
+fn the_map_of_a_difference_is_the_difference_of_the_maps() {
+    let network = small("tiny/softmax.onnx");
+    let of = |class: &str, evidence| {
+        let request = Request { class: class.parse().unwrap(), evidence, ..Request::default() };
+        run(&network, &picture(), &[], &request).map
+    };
+    let (a, b) = (of("1", Evidence::For), of("3", Evidence::For));
+    let difference = of("1-3", Evidence::For);
+    for (index, raw) in difference.raw.iter().enumerate() {
+        assert!((raw - (a.raw[index] - b.raw[index])).abs() < 1e-5);
+    }
+    // What speaks for one of two speaks against the other.
+    let swapped = of("3-1", Evidence::Against);
+    for (x, y) in difference.values.iter().zip(&swapped.values) {
+        assert!((x - y).abs() < 1e-5);
+    }
+    let signed = of("1-3", Evidence::Signed);
+    assert!(signed.values.iter().any(|value| *value < 0.0));
+}
+
+#[test]
+fn every_method_answers_with_finite_numbers_even_for_a_picture_of_one_colour() {
+    let Some(assets) = common::assets() else { return };
+    let (_, network) = named(&assets, "resnet20-cifar10");
+    for value in [0.0, 1.0, -2.0] {
+        let input = vec![value; network.plan().input_len()];
+        for method in Method::ALL {
+            for evidence in [Evidence::For, Evidence::Against, Evidence::Signed] {
+                let request =
+                    Request { method, evidence, flip_smoothing: true, ..Request::default() };
+                let found = run(&network, &input, &[], &request);
+                assert!(found.map.values.iter().all(|v| v.abs() <= 1.0), "{method} {value}");
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_half_way_down_and_several_together_are_explained_through_skip_connections() {
+    let Some(assets) = common::assets() else { return };
+    for id in ["mobilenet-v2", "shufflenet-v2", "squeezenet-1.1", "mobilenet-v3-small"] {
+        let (model, network) = named(&assets, id);
+        let input = common::reference_inputs(&assets, &model).remove(0);
+        let spatial: Vec<String> =
+            network.layers().iter().filter(|l| l.spatial).map(|l| l.name.clone()).collect();
+        let middle = spatial[spatial.len() / 2].clone();
+        let last = spatial[spatial.len() - 1].clone();
+        for method in [Method::GradCam, Method::AblationCam] {
+            let request = Request { method, channels: Some(4), ..Request::default() };
+            let found = run(&network, &input, std::slice::from_ref(&middle), &request);
+            assert_eq!(found.layers, std::slice::from_ref(&middle));
+            let both = run(&network, &input, &[middle.clone(), last.clone()], &request);
+            assert_eq!((both.map.height, both.map.width), (found.map.height, found.map.width));
+        }
+    }
+}
+
+#[test]
+fn a_map_changes_when_the_network_forgets_and_its_quality_is_measured() {
+    let Some(assets) = common::assets() else { return };
+    let (model, network) = named(&assets, "resnet20-cifar10");
+    let input = common::reference_inputs(&assets, &model).remove(0);
+    let request = Request::default();
+    let explainer = Explainer::new(&network, &[], Demand::LayerGradient, false).unwrap();
+    let cancel = Cancel::default();
+    let found = explain(&explainer, &network, &input, None, &OWN, &request, &cancel).unwrap();
+    let stages = sanity::cascade(&network, &input, &OWN, &found, &request, &cancel).unwrap();
+    for stage in &stages {
+        println!("{:<40} {:.3}", stage.node, stage.correlation);
+    }
+    assert!(stages.iter().all(|stage| stage.correlation < 0.9));
+    let measured =
+        quality::measure(&explainer, &network, &input, &OWN, &found, None, &cancel).unwrap();
+    println!("{} {} {}", measured.insertion, measured.deletion, measured.average_drop);
+    assert!(measured.insertion > measured.deletion);
+    assert!((0.0..=1.0).contains(&measured.average_drop));
+}
+
+#[test]
+fn a_prediction_can_be_explained_without_a_second_forward_run() {
+    let Some(assets) = common::assets() else { return };
+    let (model, network) = named(&assets, "mobilenet-v2");
+    let input = common::reference_inputs(&assets, &model).remove(0);
+    let explainer = Explainer::new(&network, &[], Demand::LayerGradient, false).unwrap();
+    let outputs = network.plan().run(&input).unwrap();
+    let request = Request::default();
+    let cancel = Cancel::default();
+    let forward = explainer.adopt(&outputs);
+    assert!(forward.is_some());
+    let short = explain(&explainer, &network, &input, forward, &OWN, &request, &cancel).unwrap();
+    let whole = explain(&explainer, &network, &input, None, &OWN, &request, &cancel).unwrap();
+    assert_eq!(short.map, whole.map);
+
+    // Printed, not asserted: times on a shared machine.
+    let middle = network.layers().iter().filter(|layer| layer.spatial).count() / 2;
+    let middle = network.layers().iter().filter(|layer| layer.spatial).nth(middle).unwrap();
+    let layers = [middle.name.clone()];
+    let half = Explainer::new(&network, &layers, Demand::LayerGradient, false).unwrap();
+    let median = |work: &dyn Fn()| {
+        let mut times: Vec<f64> = (0..15)
+            .map(|_| {
+                let began = Instant::now();
+                work();
+                began.elapsed().as_secs_f64() * 1000.0
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let run = |explainer: &Explainer| {
+        explain(explainer, &network, &input, None, &OWN, &request, &cancel).unwrap();
+    };
+    let predict = median(&|| drop(network.plan().run(&input).unwrap()));
+    println!(
+        "mobilenet-v2: predict {predict:.1} ms, explain x{:.2}, at {} x{:.2}",
+        median(&|| run(&explainer)) / predict,
+        middle.name,
+        median(&|| run(&half)) / predict
+    );
+}

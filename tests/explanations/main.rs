@@ -1,0 +1,60 @@
+//! Explanations of the real networks, against pytorch-grad-cam and labelled boxes, and of networks
+//! that cannot be explained.
+//!
+//! `cargo test --test explanations -- --nocapture` prints the parity tables.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod behaviour;
+mod elephants;
+mod parity;
+mod refusals;
+
+use std::path::{Path, PathBuf};
+
+use common::AssetModel;
+use graftd::base::cancel::Cancel;
+use graftd::explain::{Demand, Explainer, Explanation, Judge, Request, explain};
+use graftd::graph::{Network, Options, Source};
+use serde_json::Value;
+
+/// The network's own classifier.
+pub const OWN: Judge<'static> = Judge { head: None, labels: &[] };
+
+/// A network of the assets.
+pub fn load(assets: &Path, model: &AssetModel) -> Network {
+    let source = Source::File(assets.join(&model.file));
+    Network::load(source, &Options::default()).expect("the network loads")
+}
+
+/// The same by its id, with what the assets know of it.
+pub fn named(assets: &Path, id: &str) -> (AssetModel, Network) {
+    let model = common::models(assets).into_iter().find(|model| model.id == id).expect("known");
+    let network = load(assets, &model);
+    (model, network)
+}
+
+/// A JSON file of `tests/reference`.
+pub fn fixture(name: &str) -> Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).expect("a fixture")).expect("JSON")
+}
+
+/// A list of numbers.
+pub fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number") as f32).collect()
+}
+
+/// Explains with the network's own classifier.
+pub fn run(network: &Network, input: &[f32], layers: &[String], request: &Request) -> Explanation {
+    let demand = Demand::of(request.method);
+    let explainer = Explainer::new(network, layers, demand, false).expect("prepared");
+    explain(&explainer, network, input, None, &OWN, request, &Cancel::default()).expect("explained")
+}
+
+/// A network of `tests/reference`.
+pub fn small(file: &str) -> Network {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(file);
+    Network::load(Source::File(path), &Options::default()).expect("the network loads")
+}
