@@ -39,6 +39,10 @@ venv:
     python3 -m venv .venv
     .venv/bin/pip install --quiet --requirement tests/reference/requirements.txt
 
+# The same with PyTorch and pytorch-grad-cam, for `just gradients` and `just explanation`.
+venv-torch: venv
+    .venv/bin/pip install --quiet --requirement tests/reference/requirements-torch.txt
+
 # Twelve architectures in onnxruntime and in graftd: loads, same top-5, difference, waists.
 architectures *flags: release
     {{ python }} tests/reference/architectures.py --graftd target/release/graftd {{ flags }}
@@ -63,6 +67,16 @@ learn *flags: release
 # Predictions beside a training, and how soon a stored sample is live in a head that follows.
 learning:
     cargo test --release --test learning_performance -- --ignored --nocapture
+
+# Explaining beside predicting, and beside pytorch-grad-cam, one thread each.
+explanation *flags: release
+    {{ python }} benches/compare/explanation.py --graftd target/release/graftd {{ flags }}
+
+# Gradients by feature maps, input and weights beside PyTorch's: real networks, twelve architectures.
+gradients folder="target/architectures":
+    {{ python }} tests/reference/architectures.py --out {{ folder }}
+    {{ python }} tests/reference/gradients.py --architectures {{ folder }}
+    GRAFTD_ARCHITECTURES="$PWD/{{ folder }}" cargo test --test gradients autograd -- --nocapture
 
 # Samples a second into the store, bytes written for each byte of sample, time to open 100,000.
 store:

@@ -49,7 +49,8 @@ impl Latency {
     }
 }
 
-fn percentiles(sorted: &[Duration]) -> Value {
+/// Median and high percentiles.
+pub fn percentiles(sorted: &[Duration]) -> Value {
     json!({
         "median_ms": percentile(sorted, 50.0),
         "p95_ms": percentile(sorted, 95.0),

@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod daemon;
+mod explaining;
 mod latency;
 mod local;
 mod process;
@@ -102,6 +103,9 @@ fn run(arguments: &Arguments, model: &std::path::Path) -> Result<(), Error> {
         let client = Client::connect(daemon.address()).await?;
         agree(&client, &local).await?;
         let latency = latency::compare(&client, &local, arguments.requests.max(1)).await?;
+        let explaining =
+            explaining::Plan { requests: arguments.requests.max(1), in_flight: 2 * workers };
+        let explaining = explaining.compare(&client, &jpeg).await?;
         let throughput = throughput::Plan {
             seconds: arguments.seconds.max(1.0),
             concurrency: arguments.concurrency.max(1),
@@ -116,6 +120,7 @@ fn run(arguments: &Arguments, model: &std::path::Path) -> Result<(), Error> {
             "photograph": { "width": 640, "height": 480, "bytes": jpeg.len() },
             "start": starts.report(),
             "latency": latency.report(),
+            "explaining": explaining.report(),
             "throughput": throughput.report(),
             "resident_mb_after": after.resident,
             "resident_mb_at_most": after.at_most,

@@ -2,6 +2,33 @@
 
 use serde_json::Value;
 
+/// Predictions alone and with explanations beside them.
+fn explaining(report: &Value) -> String {
+    let number = |field: &str, digits: usize| {
+        let value = report["explaining"].pointer(field).and_then(Value::as_f64);
+        format!("{:.digits$}", value.unwrap_or(f64::NAN))
+    };
+    let mut text = format!(
+        "{:<28}{:>10}{:>10}{:>10}\n",
+        format!("{} predictions", number("/requests", 0)),
+        "median ms",
+        "p95 ms",
+        "p99 ms"
+    );
+    for (name, part) in [("alone", "alone"), ("beside explanations", "beside")] {
+        let cell = |field: &str| number(&format!("/{part}/{field}"), 2);
+        let [median, p95, p99] = ["median_ms", "p95_ms", "p99_ms"].map(cell);
+        text += &format!("  {name:<26}{median:>10}{p95:>10}{p99:>10}\n");
+    }
+    let (median, p99) = (number("/median_over_alone", 2), number("/p99_over_alone", 2));
+    text += &format!("  {:<26}{median:>10}{:>10}{p99:>10}\n", "ratio", "");
+    text + &format!(
+        "  {} explanations in flight, {} a second\n\n",
+        number("/in_flight", 0),
+        number("/explanations_per_second", 1)
+    )
+}
+
 /// The report for a person.
 pub fn text(report: &Value) -> String {
     let number = |pointer: &str, digits: usize| {
@@ -36,6 +63,7 @@ pub fn text(report: &Value) -> String {
     }
     let difference = number("/latency/median_difference_ms", 2);
     text += &format!("  {:<26}{difference:>10}\n\n", "difference");
+    text += &explaining(report);
     text += &format!(
         "{:<28}{:>10}{:>10}{:>12}{:>14}{:>14}\n",
         format!(

@@ -1,5 +1,7 @@
 //! `graftd bench`: how fast a backbone runs on this device.
 
+mod explain;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +44,10 @@ pub(crate) struct Bench {
     /// threads with one.
     #[arg(long)]
     compare: bool,
+    /// Also measure, in turns on one thread, a prediction and explanations of it at the last spatial
+    /// layer and at the one half-way down.
+    #[arg(long)]
+    explain: bool,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -80,6 +86,9 @@ impl Bench {
         });
         if self.compare {
             report["compare"] = compare(&backbone, &tensor, threads)?;
+        }
+        if self.explain {
+            report["explain"] = explain::compare(&backbone, &tensor, duration)?;
         }
         if self.json {
             print::json(&report);
@@ -291,5 +300,15 @@ fn print_table(report: &Value) {
             number(&compare["engine_over_bare_network"])
         ));
         print::line(format_args!("all threads / one     {}", number(&compare["threads_over_one"])));
+    }
+    if let Some(explain) = report.get("explain") {
+        let predict = number(&explain["predict_ms"]);
+        print::line(format_args!("predict               {predict} ms"));
+        for part in ["last_layer", "half_way"] {
+            let row = &explain[part];
+            let layer = row["layer"].as_str().unwrap_or_default();
+            let ratio = number(&row["over_predict"]);
+            print::line(format_args!("explain / predict     {ratio} at {layer}"));
+        }
     }
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Raw maps of pytorch-grad-cam, before its scaling, as a fixture for `cargo test --test explanations`.
 
-Three photographs x six networks x every method that the library has (the occluding ones on one photograph of
-mobilenet-v2, on none of googlenet), at the last feature map; some with eigen smoothing; and the Keras tutorial's recipe (probability, mean of
-gradients, channel mean) by autograd. With --time also the time of its Grad-CAM on one thread.
+Three photographs x six networks x every method that the library has (the occluding ones on one
+photograph of mobilenet-v2, on none of googlenet), at the last feature map; some with eigen smoothing;
+and the Keras tutorial's recipe (probability, mean of gradients, channel mean) by autograd. With --time also the time of its Grad-CAM on one thread.
 
     .venv/bin/python tests/reference/explanations.py
 """
