@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def left_out(arguments, assets):
                 for index in np.flatnonzero(chosen):
                     target = folder / part / files[index].relative_to(root)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to(files[index])
+                    shutil.copyfile(files[index], target)
             head, lines = folder / "head.safetensors", folder / "predictions.jsonl"
             command = ["train", folder / "learnt", "--backbone", BACKBONE, "--kind", "prototype"]
             graftd(arguments, *command, "--folds", 2, "--json", "--save", head)
