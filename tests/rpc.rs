@@ -11,6 +11,8 @@ use graftd::client::messages::{
 use graftd::client::{Client, ClientError, ErrorKind, Options, Picture};
 use graftd::rpc::ServerOptions;
 use tokio_stream::StreamExt;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 fn encoded(bytes: impl Into<Vec<u8>>) -> PredictRequest {
     Picture::from_bytes(bytes.into()).into()
@@ -272,6 +274,30 @@ async fn stopping_finishes_what_runs_and_ends_streams_as_unavailable() {
     let error = answers.next().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
     tokio::time::timeout(Duration::from_secs(10), &mut daemon.served).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn while_the_daemon_drains_health_says_so_and_what_runs_is_answered() {
+    async fn health(daemon: &Daemon, service: &str) -> ServingStatus {
+        let request = HealthCheckRequest { service: service.into() };
+        let mut client = HealthClient::new(daemon.channel().await);
+        client.check(request).await.unwrap().into_inner().status()
+    }
+    const SERVICES: [&str; 3] = ["", "graft.v1.InferenceService", "inference.GRPCInferenceService"];
+    let daemon = Daemon::start().await;
+    for service in SERVICES {
+        assert_eq!(health(&daemon, service).await, ServingStatus::Serving, "{service}");
+    }
+    let occupied = daemon.occupy().await;
+    let client = daemon.client().await;
+    let running = tokio::spawn(async move { client.predict(encoded(photograph())).await });
+    daemon.queued(1).await;
+    daemon.drain.drain().await;
+    for service in SERVICES {
+        assert_eq!(health(&daemon, service).await, ServingStatus::NotServing, "{service}");
+    }
+    drop(occupied);
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test]
