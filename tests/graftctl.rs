@@ -101,5 +101,5 @@ async fn a_device_that_cannot_be_reached_is_an_error_that_says_what_to_do() {
     let output = command.args(["--target", &address, "device"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains(&address) && message.contains("running"), "{message}");
+    assert!(message.contains(&address) && message.contains("graftd serve"), "{message}");
 }

@@ -90,9 +90,10 @@ mod tests {
         #[test]
         fn every_number_reads_back_as_it_was(single: f32, double: f64) {
             prop_assume!(single.is_finite() && double.is_finite());
-            let back: Value = serde_json::from_str(&compact(&json!([single, double]))).unwrap();
-            prop_assert_eq!(back[0].as_f64().unwrap() as f32, single);
-            prop_assert_eq!(back[1].as_f64().unwrap(), double);
+            let text = compact(&json!([single, double]));
+            let (first, second) = text[1..text.len() - 1].split_once(',').unwrap();
+            prop_assert_eq!(first.parse::<f32>().unwrap(), single);
+            prop_assert_eq!(second.parse::<f64>().unwrap(), double);
         }
     }
 }
