@@ -17,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 
 import torch
@@ -28,20 +27,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests/reference"))
 
+from timing import median_ms  # noqa: E402
 from torch_network import OnnxNetwork  # noqa: E402
 
 ID, LAYER, SIDE = "mobilenet-v2", "clip_97", 224
-
-
-def median_ms(run, seconds):
-    """Median wall time of `run`, called for so long after two calls that warm the caches."""
-    run(), run()
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
 
 
 def forward(network, image):

@@ -16,25 +16,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 
 import numpy as np
 import onnxruntime
 import openvino
 
+from timing import median_ms
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-
-
-def median_ms(run, seconds):
-    """Median wall time of `run`, called for so long after two calls that warm the caches."""
-    run(), run()
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
 
 
 def in_onnxruntime(path, tensor):

@@ -67,11 +67,7 @@ impl Audit {
                     }
                     Err(error) => {
                         outcome = Outcome::SomeFailed;
-                        if self.json {
-                            print::json(&output::failure(image, &error));
-                        } else {
-                            print::error(format_args!("{}: {}", image.display(), error.message));
-                        }
+                        output::print_failure(image, &error, self.json);
                     }
                 }
                 Ok(())

@@ -231,11 +231,7 @@ impl Explain {
                 Ok(explained) => self.show(image, &explained, known.of(image), &mut tally)?,
                 Err(error) => {
                     outcome = Outcome::SomeFailed;
-                    if self.json {
-                        print::json(&output::failure(image, &error));
-                    } else {
-                        print::error(format_args!("{}: {}", image.display(), error.message));
-                    }
+                    output::print_failure(image, &error, self.json);
                 }
             }
             Ok(())

@@ -6,15 +6,20 @@ use serde_json::{Value, json};
 
 use crate::client::{ClientError, ErrorKind};
 use crate::engine::{Answer, Prediction, Timings};
+use crate::terminal::print;
 
 /// An error, as the command contract has it.
 pub(crate) fn error(error: &ClientError) -> Value {
     json!({ "code": error.kind.code_name(), "message": error.message })
 }
 
-/// An image that failed, as the command contract has it.
-pub(crate) fn failure(image: &Path, failed: &ClientError) -> Value {
-    json!({ "image": image.to_string_lossy(), "error": error(failed) })
+/// Prints an image that failed: in its place among the objects, or on standard error for people.
+pub(crate) fn print_failure(image: &Path, failed: &ClientError, json: bool) {
+    if json {
+        print::json(&json!({ "image": image.to_string_lossy(), "error": error(failed) }));
+    } else {
+        print::error(format_args!("{}: {}", image.display(), failed.message));
+    }
 }
 
 /// A file that cannot be read.

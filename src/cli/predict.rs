@@ -99,11 +99,7 @@ impl Predict {
             Trouble::File(error) => output::unreadable(&error),
             Trouble::Engine(error) => rpc::failure(error).into(),
         };
-        if self.json {
-            print::json(&output::failure(image, &error));
-        } else {
-            print::error(format_args!("{}: {}", image.display(), error.message));
-        }
+        output::print_failure(image, &error, self.json);
     }
 }
 
