@@ -5,83 +5,25 @@
 
 mod common;
 
-use std::borrow::Cow;
-
+use common::onnx::{image, load, load_bytes, model, node, weights};
 use graftd::graph::{GraphError, Network, Options, Source};
 use proptest::prelude::*;
 use prost::Message as _;
-use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value};
-use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
-};
-
-fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        op_type: op.into(),
-        name: format!("{output}_node"),
-        input: inputs.iter().map(ToString::to_string).collect(),
-        output: vec![output.into()],
-        ..Default::default()
-    }
-}
-
-fn weights(name: &str, dims: &[i64]) -> TensorProto {
-    let count = dims.iter().product::<i64>() as usize;
-    TensorProto {
-        name: name.into(),
-        dims: dims.to_vec(),
-        data_type: DataType::Float as i32,
-        float_data: (0..count).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect(),
-        ..Default::default()
-    }
-}
-
-fn image(name: &str, shape: &[i64]) -> ValueInfoProto {
-    let dim =
-        |&extent: &i64| Dimension { value: Some(Value::DimValue(extent)), ..Default::default() };
-    let shape = TensorShapeProto { dim: shape.iter().map(dim).collect() };
-    let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(shape) };
-    let value = Some(type_proto::Value::TensorType(tensor));
-    ValueInfoProto {
-        name: name.into(),
-        r#type: Some(TypeProto { value, ..Default::default() }),
-        ..Default::default()
-    }
-}
+use tract_onnx::pb::tensor_proto::DataLocation;
+use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, StringStringEntryProto};
 
 /// conv 3x3 -> relu -> global average pooling -> flatten -> gemm -> softmax
 fn small() -> ModelProto {
-    let output = ValueInfoProto { name: "probabilities".into(), ..Default::default() };
-    let graph = GraphProto {
-        node: vec![
-            node("Conv", &["image", "kernel"], "conv"),
-            node("Relu", &["conv"], "map"),
-            node("GlobalAveragePool", &["map"], "pooled"),
-            node("Flatten", &["pooled"], "flat"),
-            node("Gemm", &["flat", "matrix"], "logits"),
-            node("Softmax", &["logits"], "probabilities"),
-        ],
-        initializer: vec![weights("kernel", &[4, 3, 3, 3]), weights("matrix", &[4, 5])],
-        input: vec![image("image", &[1, 3, 8, 8])],
-        output: vec![output],
-        ..Default::default()
-    };
-    ModelProto {
-        ir_version: 8,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 13 }],
-        graph: Some(graph),
-        ..Default::default()
-    }
-}
-
-fn load(model: &ModelProto) -> Result<Network, GraphError> {
-    load_bytes(model.encode_to_vec())
-}
-
-fn load_bytes(bytes: Vec<u8>) -> Result<Network, GraphError> {
-    Network::load(Source::Bytes(Cow::Owned(bytes)), &Options::default())
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "conv"),
+        node("Relu", &["conv"], "map"),
+        node("GlobalAveragePool", &["map"], "pooled"),
+        node("Flatten", &["pooled"], "flat"),
+        node("Gemm", &["flat", "matrix"], "logits"),
+        node("Softmax", &["logits"], "probabilities"),
+    ];
+    let weights = vec![weights("kernel", &[4, 3, 3, 3]), weights("matrix", &[4, 5])];
+    model(&[1, 3, 8, 8], nodes, weights)
 }
 
 fn refused(change: impl FnOnce(&mut GraphProto)) -> String {

@@ -8,6 +8,7 @@ mod common;
 
 mod behaviour;
 mod elephants;
+mod missing;
 mod parity;
 mod refusals;
 

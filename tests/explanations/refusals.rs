@@ -6,7 +6,6 @@ use graftd::base::cancel::Cancel;
 use graftd::explain::{
     Demand, ExplainError, Explainer, Explanation, Method, Request, SmoothGrad, explain,
 };
-use graftd::grad::GradError;
 use graftd::graph::{GraphError, Network};
 
 use crate::{OWN, common, named, small};
@@ -48,21 +47,6 @@ fn a_feature_map_of_one_pixel_is_no_layer_to_explain() {
     assert!(matches!(refused, ExplainError::NoSpatialLayer), "{refused:?}");
     let by_input = Request { method: Method::InputGradient, ..Request::default() };
     assert_eq!(attempt(&network, &by_input).unwrap().map.values.len(), 16 * 16);
-}
-
-#[test]
-fn an_operator_without_a_rule_is_named_before_any_work_and_only_where_it_is_in_the_way() {
-    let network = small("awkward/no-rule.onnx");
-    let refused = prepare(&network, "relu1", Method::GradCam).unwrap_err();
-    let ExplainError::Gradient(GradError::Missing { operator, node, .. }) = &refused else {
-        panic!("{refused:?}")
-    };
-    assert_eq!((operator.as_str(), node.as_str()), ("Deconv", "enlarge"));
-    assert!(refused.to_string().contains("Deconv") && refused.to_string().contains("enlarge"));
-    assert!(prepare(&network, "relu2", Method::GradCam).is_ok());
-    for method in [Method::EigenCam, Method::ScoreCam, Method::AblationCam] {
-        assert!(prepare(&network, "relu1", method).is_ok(), "{method} needs no gradient");
-    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
     python tests/reference/awkward.py
 
-`no-rule.onnx` has a transposed convolution, which has no gradient rule, between its two feature maps;
 `one-pixel.onnx` ends in a feature map of one pixel, `only-one-pixel.onnx` has no other;
 `not-a-number.onnx` takes the square root of negative numbers. All take [N, 3, 16, 16] and have four
 classes and seeded random weights.
@@ -54,10 +53,6 @@ class Builder:
 def main():
     FOLDER.mkdir(exist_ok=True)
     half = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}
-    twice = {"kernel_shape": [2, 2], "strides": [2, 2]}
-    net = Builder().add("Conv", "conv1", (8, 3, 3, 3), (8,), **half).add("Relu", "relu1")
-    net.add("ConvTranspose", "enlarge", (8, 6, 2, 2), (6,), **twice).add("Relu", "relu2")
-    net.classify(6).save("no-rule")
     net = Builder().add("Conv", "conv1", (8, 3, 4, 4), (8,), kernel_shape=[4, 4], strides=[4, 4])
     net.add("Relu", "relu1").add("Conv", "conv2", (12, 8, 4, 4), (12,), kernel_shape=[4, 4])
     net.add("Relu", "relu2").classify(12).save("one-pixel")
