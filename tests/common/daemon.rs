@@ -14,8 +14,8 @@ use graftd::base::digest::Digest;
 use graftd::client::Client;
 use graftd::engine::learning::Learning;
 use graftd::engine::{
-    BackboneKeeper, Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, Priority, Snapshot,
-    Ticket,
+    BackboneKeeper, Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, PoolStatistics,
+    Priority, Snapshot, Ticket,
 };
 use graftd::graph::{Network, Options, Source};
 use graftd::rpc::{DrainHandle, Server, ServerOptions};
@@ -59,10 +59,15 @@ fn tiny(ending: &str, added: i64) -> Arc<LiveBackbone> {
     let file = reference(&format!("tiny/{ending}.onnx"));
     let labels = if ending == "features" { "" } else { "ant\nbee\ncat\ndog\n" };
     let network = Network::load(Source::File(file), &Options::default()).unwrap();
+    live(ending, added, labels, network)
+}
+
+fn live(name: &str, added: i64, labels: &str, network: Network) -> Arc<LiveBackbone> {
+    let side = network.input().size as u32;
     Arc::new(LiveBackbone {
-        name: ending.parse().unwrap(),
+        name: name.parse().unwrap(),
         origin: Origin::Added(Timestamp(added)),
-        preprocessing: Preprocessing::preset(Preset::Unit, 16),
+        preprocessing: Preprocessing::preset(Preset::Unit, side),
         labels: Labels::parse(labels),
         network,
     })
@@ -124,6 +129,16 @@ impl Daemon {
         }
     }
 
+    /// Serves one more network, older than the others, so that the default stays.
+    pub fn serve_too(&self, name: &str, network: Network) {
+        let backbone = live(name, -1, "", network);
+        let publish = |snapshot: &mut Snapshot| {
+            snapshot.backbones.insert(backbone.name.clone(), backbone);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        self.engine.registry().update(publish).unwrap();
+    }
+
     pub async fn client(&self) -> Client {
         Client::connect(&self.address).await.unwrap()
     }
@@ -163,12 +178,21 @@ impl Daemon {
 
     /// Waits until `count` images wait for a worker.
     pub async fn queued(&self, count: usize) {
+        self.until(|now| now.queued == count).await;
+    }
+
+    /// Waits until `count` workers are at work.
+    pub async fn busy(&self, count: usize) {
+        self.until(|now| now.busy == count).await;
+    }
+
+    async fn until(&self, reached: impl Fn(PoolStatistics) -> bool) {
         let reached = async {
-            while self.engine.statistics().queued != count {
+            while !reached(self.engine.statistics()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), reached).await.expect("the queue's length");
+        tokio::time::timeout(Duration::from_secs(10), reached).await.expect("it comes to that");
     }
 
     /// For the generated clients.

@@ -1,6 +1,7 @@
 //! One picture, and pictures as they come.
 
 use crate::common::daemon::{Daemon, photograph};
+use crate::common::onnx::{load, model, node, weights};
 use graftd::client::messages::explanation_service_client::ExplanationServiceClient;
 use graftd::client::messages::{
     ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest, OverlayOptions,
@@ -70,6 +71,33 @@ async fn what_cannot_be_explained_is_refused_with_the_field_at_fault() {
     let headless = ExplainRequest { backbone: "features".into(), ..explain(class("")) };
     let error = client.explain(headless).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
+}
+
+#[tokio::test]
+async fn an_operator_without_a_rule_is_unimplemented_and_named_with_its_node() {
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "map"),
+        node("ConvTranspose", &["map", "enlarging"], "larger"),
+        node("GlobalAveragePool", &["larger"], "pooled"),
+        node("Flatten", &["pooled"], "flat"),
+        node("Gemm", &["flat", "matrix"], "logits"),
+    ];
+    let shapes: [(&str, &[i64]); 3] =
+        [("kernel", &[8, 3, 3, 3]), ("enlarging", &[8, 6, 3, 3]), ("matrix", &[6, 4])];
+    let weights = shapes.map(|(name, shape)| weights(name, shape)).to_vec();
+    let network = load(&model(&[1, 3, 16, 16], nodes, weights)).unwrap();
+    let daemon = Daemon::start().await;
+    daemon.serve_too("enlarging", network);
+    let client = daemon.client().await;
+    let at = |layer: &str| ExplainRequest {
+        backbone: "enlarging".into(),
+        ..explain(ExplainOptions { layers: vec![layer.into()], ..ExplainOptions::default() })
+    };
+    let error = client.explain(at("map")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unimplemented, "{error}");
+    assert_eq!(error.reason, "GRADIENT_RULE");
+    assert!(error.message.contains("Deconv") && error.message.contains("larger_node"), "{error}");
+    assert!(client.explain(at("larger")).await.is_ok(), "nothing is in the way behind it");
 }
 
 #[tokio::test]

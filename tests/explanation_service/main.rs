@@ -5,3 +5,4 @@ mod common;
 
 mod audit;
 mod explain;
+mod leaving;
