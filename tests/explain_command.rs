@@ -1,4 +1,4 @@
-//! `graftd explain` and `graftd predict` as a script sees them, on a tiny network.
+//! `graftd explain`, `audit` and `predict` as a script sees them, on a tiny network.
 
 #![allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
 
@@ -74,6 +74,46 @@ fn explain_prints_one_object_an_image_and_a_failure_in_its_place() {
     }
     let drawn = std::fs::read(overlay.join("baseline.png")).unwrap();
     assert!(drawn.starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn audit_prints_one_object_a_folder_and_writes_a_sheet_that_needs_no_other_file() {
+    let state = state();
+    let folder = state.path().join("photographs");
+    for (class, pictures) in
+        [("ant", ["baseline", "grey"]), ("bee", ["subsampled", "orientation-3"])]
+    {
+        std::fs::create_dir_all(folder.join(class)).unwrap();
+        for picture in pictures {
+            let from = reference(&format!("pixels/{picture}.jpg"));
+            std::fs::copy(from, folder.join(class).join(picture).with_extension("jpg")).unwrap();
+        }
+    }
+    std::fs::write(folder.join("bee/broken.jpg"), "no picture").unwrap();
+    let (boxes, sheet) = (state.path().join("boxes.json"), state.path().join("sheet.html"));
+    let whole = r#"[{"file": "baseline.jpg", "boxes": [[0, 0, 10000, 10000]]}]"#;
+    std::fs::write(&boxes, whole).unwrap();
+    let arguments = ["audit", folder.to_str().unwrap(), "--method", "eigen-cam", "--json"];
+    let files = ["--boxes", boxes.to_str().unwrap(), "--out", sheet.to_str().unwrap()];
+    let output = graftd(state.path(), &[&arguments[..], &files[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "one picture is broken");
+    let objects = objects(&output);
+    assert_eq!(objects.len(), 3);
+    assert!(objects[0]["image"].as_str().unwrap().ends_with("broken.jpg"));
+    let of = |object: &Value| serde_json::json!([object["class"], object["images"]]);
+    assert_eq!(
+        objects[1..].iter().map(of).collect::<Vec<_>>(),
+        ["ant", "bee"].map(|c| serde_json::json!([c, 2]))
+    );
+    let outside = objects[1]["outside_energy"].as_f64().unwrap();
+    assert!(outside.abs() < 1e-6, "the box is the whole picture: {outside}");
+    assert!(objects[2]["outside_energy"].is_null(), "no boxes are known");
+    assert!((0.0..=1.0).contains(&objects[1]["border_energy"].as_f64().unwrap()));
+    assert_eq!(objects[1]["deviating"].as_array().unwrap().len(), 2);
+    let page = std::fs::read_to_string(&sheet).unwrap();
+    let count = |what: &str| page.matches(what).count();
+    assert_eq!((count("<h2>"), count("data:image/bmp"), count("data:image/jpeg")), (2, 2, 4));
+    assert_eq!((count("src="), count("href=")), (6, 0), "all that it shows is in it");
 }
 
 #[test]

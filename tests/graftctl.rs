@@ -7,7 +7,10 @@ mod common;
 use std::process::{Command, Output};
 
 use common::daemon::{Daemon, photograph, reference};
-use serde_json::Value;
+use graftd::client::Picture;
+use graftd::client::messages::new_sample::Content;
+use graftd::client::messages::{NewSample, PredictRequest};
+use serde_json::{Value, json};
 
 /// Runs `graftctl` with the daemon as its target; the runtime goes on serving meanwhile.
 async fn graftctl(daemon: &Daemon, arguments: &[&str]) -> Output {
@@ -66,6 +69,59 @@ async fn a_folder_is_embedded_with_many_pictures_at_a_time() {
         assert!(object["image"].as_str().unwrap().ends_with(&format!("{index:02}.jpg")));
         assert_eq!(object["embedding"].as_array().unwrap().len(), 12);
     }
+}
+
+/// Stores pictures of two classes that the network knows, and one of a class that it does not know.
+async fn teach(daemon: &Daemon, pictures: &[&str]) {
+    let client = daemon.client().await;
+    let known = ["ant", "bee"].into_iter().flat_map(|label| {
+        pictures.iter().enumerate().map(move |(at, name)| (label, format!("{label}/{at}"), *name))
+    });
+    let unknown = ("unicorn", "unicorn/0".to_string(), pictures[0]);
+    for (label, id, name) in known.chain([unknown]) {
+        let bytes = std::fs::read(reference(name)).unwrap();
+        let sample = NewSample {
+            dataset: "insects".into(),
+            id,
+            labels: vec![label.into()],
+            content: PredictRequest::from(Picture::from_bytes(bytes)).image.map(Content::Image),
+            ..NewSample::default()
+        };
+        client.add_sample(sample).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dataset_is_audited_in_a_table_in_json_and_on_a_contact_sheet() {
+    let daemon = Daemon::start().await;
+    let pictures = ["baseline.jpg", "grey.png", "orientation-6.jpg"].map(|p| format!("pixels/{p}"));
+    teach(&daemon, &pictures.each_ref().map(String::as_str)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let sheet = folder.path().join("sheet.html");
+    let audit = ["audit", "--dataset", "insects", "--backbone", "logits"];
+
+    let on_sheet = ["--out", sheet.to_str().unwrap()];
+    let output = graftctl(&daemon, &[&audit[..], &on_sheet[..]].concat()).await;
+    assert_eq!(output.status.code(), Some(1), "a class failed: {output:?}");
+    for part in ["at the border", "ant/", "bee/", "unicorn failed: no class has the label"] {
+        assert!(text(&output).contains(part), "{}", text(&output));
+    }
+    let page = std::fs::read_to_string(&sheet).unwrap();
+    let count = |what: &str| page.matches(what).count();
+    assert_eq!((count("<h2>"), count("data:image/bmp"), count("data:image/jpeg")), (3, 3, 6));
+    assert!(page.contains("<figcaption>bee/0: taken for "), "{page}");
+
+    let in_json = ["--json", "--samples-per-class", "2"];
+    let output = graftctl(&daemon, &[&audit[..], &in_json[..]].concat()).await;
+    let of = |object: &Value| json!([object["class"], object["images"], object["failed"]]);
+    let found: Vec<Value> = objects(&output).iter().map(of).collect();
+    assert_eq!(found, [json!(["ant", 2, 0]), json!(["bee", 2, 0]), json!(["unicorn", 0, 1])]);
+    assert_eq!(objects(&output)[0]["deviating"].as_array().unwrap().len(), 2);
+
+    let output = graftctl(&daemon, &["audit", "--dataset", "nothing"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("nothing"), "{message}");
 }
 
 #[tokio::test]

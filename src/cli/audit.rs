@@ -1,5 +1,6 @@
 //! `graftd audit`: does the network look at the objects or at their backgrounds?
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,10 +12,10 @@ use super::explain::{Choice, draw, run_all, workers};
 use super::{CliError, Global, Outcome, boxes, output};
 use crate::base::atomic;
 use crate::engine::{EngineError, Explained};
-use crate::explain::audit::{Audit as Findings, ClassAudit, Look};
-use crate::explain::sheet::{Tile, contact_sheet};
+use crate::explain::audit::{Audit as Findings, ClassAudit, GRID, Look};
 use crate::terminal;
 use crate::terminal::print;
+use crate::terminal::sheet::{Section, Tile, contact_sheet};
 use crate::vision::{BoundingBox, ColorMap, DEFAULT_STRENGTH};
 
 /// Images a class on the contact sheet, the most deviating first.
@@ -48,7 +49,7 @@ impl Audit {
         let known = self.boxes.as_deref().map(boxes::read).transpose()?.unwrap_or_default();
         let engine = Arc::new(self.answering.engine(global, workers())?);
         let mut findings = Findings::default();
-        let mut tiles: Vec<Tile> = Vec::new();
+        let mut tiles: HashMap<String, Tile> = HashMap::new();
         let mut outcome = Outcome::Complete;
         let options = self.choice.options();
         run_all(
@@ -61,7 +62,7 @@ impl Audit {
                         let class = self.class_of(image);
                         let look = look(image, &explained, known.of(image))?;
                         if self.out.is_some() {
-                            tiles.push(tile(image, class.clone(), &explained)?);
+                            tiles.insert(look.image.clone(), tile(image, &explained)?);
                         }
                         findings.add(class, look);
                     }
@@ -79,8 +80,9 @@ impl Audit {
         }
         if let Some(file) = &self.out {
             let title = format!("What the network looks at in {}", self.folder.display());
-            let shown = most_deviating(&classes, tiles);
-            let page = contact_sheet(&title, &classes, &shown).map_err(EngineError::from)?;
+            let sections: Vec<Section> =
+                classes.iter().map(|class| section(class, &mut tiles)).collect();
+            let page = contact_sheet(&title, &sections);
             atomic::write(file, page.as_bytes()).map_err(|error| {
                 CliError::Other(format!("cannot write {}: {error}", file.display()))
             })?;
@@ -132,22 +134,35 @@ fn look(image: &Path, explained: &Explained, boxes: &[BoundingBox]) -> Result<Lo
     Ok(Look::new(name, &explained.explanation.map, truth).map_err(EngineError::from)?)
 }
 
-fn tile(image: &Path, class: String, explained: &Explained) -> Result<Tile, CliError> {
+fn tile(image: &Path, explained: &Explained) -> Result<Tile, CliError> {
     let name = match explained.labels.0.as_str() {
         "" => format!("class {}", explained.explanation.score.class),
         label => label.to_owned(),
     };
     let as_jpeg = Path::new("tile.jpg");
     let overlay = draw(explained, ColorMap::Jet, DEFAULT_STRENGTH, as_jpeg)?;
-    Ok(Tile { class, image: image.to_string_lossy().into_owned(), caption: name, overlay })
+    Ok(Tile { caption: format!("{}: {name}", image.display()), overlay })
 }
 
-/// The tiles that the sheet has room for.
-fn most_deviating(classes: &[ClassAudit], tiles: Vec<Tile>) -> Vec<Tile> {
-    let chosen = |tile: &Tile| {
-        classes.iter().filter(|class| class.class == tile.class).any(|class| {
-            class.deviations.iter().take(TILES).any(|deviation| deviation.image == tile.image)
-        })
-    };
-    tiles.into_iter().filter(chosen).collect()
+/// A class with as many of its tiles as the sheet has room for.
+fn section(class: &ClassAudit, tiles: &mut HashMap<String, Tile>) -> Section {
+    let outside = class.outside_energy.map(|share| format!(", outside the boxes {share:.2}"));
+    let shown = class.deviations.iter().take(TILES).filter_map(|deviation| {
+        let Tile { caption, overlay } = tiles.remove(&deviation.image)?;
+        let caption = format!("{caption} (like the mean {:.2})", deviation.correlation);
+        Some(Tile { caption, overlay })
+    });
+    Section {
+        class: class.class.clone(),
+        facts: format!(
+            "{} images, {} without evidence; energy at the border {:.2}{}",
+            class.images,
+            class.without_evidence,
+            class.border_energy,
+            outside.unwrap_or_default()
+        ),
+        mean_map: class.mean_map.clone(),
+        width: GRID,
+        tiles: shown.collect(),
+    }
 }

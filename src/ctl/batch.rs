@@ -84,9 +84,17 @@ where
     F: Future<Output = Result<T, ClientError>>,
 {
     let picture = Picture::from_file(&path).await?;
+    patiently(move || call(client.clone(), picture.clone())).await
+}
+
+/// Calls again, later and later, while the device is busy.
+pub async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T, ClientError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
     let mut attempt = 1;
     loop {
-        match call(client.clone(), picture.clone()).await {
+        match call().await {
             Err(error)
                 if error.kind == ErrorKind::ResourceExhausted
                     && error.retry_after.is_some()

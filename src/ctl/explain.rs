@@ -6,10 +6,11 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::batch::Batch;
+use super::explanation::How;
 use super::{Model, Outcome, output};
 use crate::client::messages::{
-    ExplainMethod, ExplainOptions, ExplainRequest, ExplainResponse, ExplainedClass, Image,
-    OverlayFormat, OverlayOptions, ScoreKind,
+    ColorMap, ExplainOptions, ExplainRequest, ExplainResponse, ExplainedClass, Image,
+    OverlayFormat, OverlayOptions,
 };
 use crate::client::{Client, ClientError, ErrorKind};
 
@@ -22,66 +23,39 @@ pub struct Explain {
     /// The class: an index, label:TEXT, or A-B for the difference of two. Default: the most probable.
     #[arg(long, default_value = "", hide_default_value = true)]
     class: String,
-    /// Layers by name, averaged. Default: the last spatial one.
-    #[arg(long = "layer", value_name = "NAME")]
-    layers: Vec<String>,
-    /// The method.
-    #[arg(long, value_enum, default_value_t = Method::GradCam)]
-    method: Method,
-    /// What is differentiated.
-    #[arg(long, value_enum, default_value_t = Score::Logit)]
-    score_kind: Score,
+    #[command(flatten)]
+    how: How,
     /// Where to write the photograph with the map laid over it (.png or .jpg); with several pictures, a
     /// folder.
     #[arg(long, value_name = "FILE")]
     overlay: Option<PathBuf>,
+    /// Colours of the overlay.
+    #[arg(long, value_enum, default_value_t = Colors::Jet)]
+    colors: Colors,
+    /// The map's share of the overlay's colour, 0 to 1. Default: 0.4.
+    #[arg(long)]
+    strength: Option<f32>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Method {
-    GradCam,
-    #[value(name = "grad-cam++")]
-    GradCamPlusPlus,
-    #[value(name = "hires-cam")]
-    HiResCam,
-    #[value(name = "xgrad-cam")]
-    XGradCam,
-    LayerCam,
-    EigenCam,
-    ScoreCam,
-    AblationCam,
-    InputGradient,
-    SmoothGrad,
+enum Colors {
+    Jet,
+    Turbo,
+    Viridis,
+    Inferno,
+    Magma,
+    Grey,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Score {
-    Logit,
-    Probability,
-}
-
-impl From<Method> for ExplainMethod {
-    fn from(method: Method) -> Self {
-        match method {
-            Method::GradCam => Self::GradCam,
-            Method::GradCamPlusPlus => Self::GradCamPlusPlus,
-            Method::HiResCam => Self::HiResCam,
-            Method::XGradCam => Self::XGradCam,
-            Method::LayerCam => Self::LayerCam,
-            Method::EigenCam => Self::EigenCam,
-            Method::ScoreCam => Self::ScoreCam,
-            Method::AblationCam => Self::AblationCam,
-            Method::InputGradient => Self::InputGradient,
-            Method::SmoothGrad => Self::SmoothGrad,
-        }
-    }
-}
-
-impl From<Score> for ScoreKind {
-    fn from(score: Score) -> Self {
-        match score {
-            Score::Logit => Self::Logit,
-            Score::Probability => Self::Probability,
+impl From<Colors> for ColorMap {
+    fn from(colors: Colors) -> Self {
+        match colors {
+            Colors::Jet => Self::Jet,
+            Colors::Turbo => Self::Turbo,
+            Colors::Viridis => Self::Viridis,
+            Colors::Inferno => Self::Inferno,
+            Colors::Magma => Self::Magma,
+            Colors::Grey => Self::Grey,
         }
     }
 }
@@ -115,32 +89,23 @@ impl Explain {
     }
 
     fn options(&self) -> ExplainOptions {
-        let png = self.overlay.as_ref().is_some_and(|path| {
-            path.extension().is_none_or(|extension| extension.eq_ignore_ascii_case("png"))
+        let overlay = self.overlay.as_ref().map(|path| {
+            let png =
+                path.extension().is_none_or(|extension| extension.eq_ignore_ascii_case("png"));
+            let format = if png { OverlayFormat::Png } else { OverlayFormat::Jpeg };
+            let color_map = ColorMap::from(self.colors).into();
+            OverlayOptions { format: format.into(), color_map, strength: self.strength }
         });
-        let format = if png { OverlayFormat::Png } else { OverlayFormat::Jpeg };
-        ExplainOptions {
-            method: ExplainMethod::from(self.method).into(),
-            class: self.class.clone(),
-            score_kind: ScoreKind::from(self.score_kind).into(),
-            layers: self.layers.clone(),
-            overlay: self
-                .overlay
-                .is_some()
-                .then(|| OverlayOptions { format: format.into(), ..OverlayOptions::default() }),
-            ..ExplainOptions::default()
-        }
+        ExplainOptions { class: self.class.clone(), overlay, ..self.how.options() }
     }
 
     fn object(&self, path: &Path, answer: &ExplainResponse) -> Value {
         let explanation = answer.explanation.clone().unwrap_or_default();
-        let method = self.method.to_possible_value();
-        let method = method.as_ref().map_or("", |value| value.get_name());
         let mut object = json!({
             "image": path.to_string_lossy(),
             "backbone": answer.backbone,
             "layer": explanation.layers.join("+"),
-            "method": method,
+            "method": self.how.method(),
             "class": class(explanation.class.as_ref()),
             "height": explanation.height,
             "width": explanation.width,

@@ -1,10 +1,12 @@
 //! `graftctl`: a device's services from the command line, through [`crate::client`] like anyone else.
 
+mod audit;
 mod backbones;
 mod batch;
 mod device;
 mod embed;
 mod explain;
+mod explanation;
 mod heads;
 mod output;
 mod predict;
@@ -45,6 +47,8 @@ enum Command {
     Embed(embed::Embed),
     /// Say where the network looked.
     Explain(explain::Explain),
+    /// Say class by class whether the network looks at the objects of a dataset or past them.
+    Audit(audit::Audit),
     /// The pretrained networks on the device.
     Backbones(backbones::Backbones),
     /// The labelled samples on the device.
@@ -127,6 +131,7 @@ async fn run(arguments: Arguments) -> Result<Outcome, ClientError> {
         Command::Watch(command) => command.run(&client).await,
         Command::Embed(command) => command.run(&client).await,
         Command::Explain(command) => command.run(&client).await,
+        Command::Audit(command) => command.run(&client).await,
         Command::Backbones(command) => command.run(&client).await,
         Command::Samples(command) => command.run(&client).await,
         Command::Train(command) => command.run(&client).await,

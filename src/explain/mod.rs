@@ -20,7 +20,6 @@ mod run;
 mod saliency;
 pub mod sanity;
 mod score;
-pub mod sheet;
 
 pub use error::ExplainError;
 pub use explainer::{Demand, Explainer, Forward};

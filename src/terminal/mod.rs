@@ -4,6 +4,7 @@
 mod confusion;
 mod inputs;
 pub mod print;
+pub mod sheet;
 
 pub use confusion::confusion_matrix;
 pub use inputs::{InputError, pictures, pictures_in};
