@@ -7,7 +7,7 @@
 #![cfg(feature = "daemon")]
 #![allow(unsafe_code, reason = "a virtual file system of SQLite is a table of C functions")]
 
-mod recorder;
+mod medium;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
@@ -17,9 +17,9 @@ use graftd::base::name::Name;
 use graftd::store::{
     DatasetSettings, Filter, NewEmbedding, NewSample, Options, Store, Synchronous,
 };
+use medium::{Change, Event};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use recorder::{Change, Event};
 
 /// Samples that are sent before the cuts.
 const SAMPLES: u64 = 240;
@@ -48,8 +48,8 @@ fn sample(number: u64) -> NewSample {
 /// Stores and deletes on the recording file system; returns what happened, in order.
 fn record(synchronous: Synchronous) -> Vec<Event> {
     let folder = tempfile::tempdir().unwrap();
-    recorder::begin(folder.path());
-    let options = Options { synchronous, vfs: Some(recorder::NAME.to_owned()) };
+    medium::begin(folder.path());
+    let options = Options { synchronous, vfs: Some(medium::NAME.to_owned()) };
     let store = Store::open_with(folder.path(), options).unwrap();
     store.create_dataset(&dataset(), DatasetSettings::default()).unwrap();
     let (sender, receipts) = mpsc::channel();
@@ -58,7 +58,7 @@ fn record(synchronous: Synchronous) -> Vec<Event> {
         let sender = sender.clone();
         store.add_sample(&dataset(), sample(number), move |receipt| {
             receipt.unwrap();
-            recorder::note(Event::Stored(number));
+            medium::note(Event::Stored(number));
             sender.send(()).unwrap();
         });
         waiting += 1;
@@ -68,14 +68,14 @@ fn record(synchronous: Synchronous) -> Vec<Event> {
         }
         if number % 60 == 59 {
             let gone = number - 30;
-            recorder::note(Event::Deleting(gone));
+            medium::note(Event::Deleting(gone));
             let filter = Filter { ids: vec![sample(gone).id], ..Filter::default() };
             store.delete_samples(&dataset(), &filter).unwrap();
-            recorder::note(Event::Deleted(gone));
+            medium::note(Event::Deleted(gone));
         }
     }
     (0..waiting).for_each(|_| receipts.recv().unwrap());
-    let events = recorder::end();
+    let events = medium::end();
     drop(store);
     events
 }
@@ -101,7 +101,7 @@ fn apply(bytes: &mut Vec<u8>, change: &Change) {
 }
 
 /// What is on the medium when the power is cut after `cut` events.
-fn medium(events: &[Event], cut: usize, random: &mut StdRng) -> BTreeMap<String, Vec<u8>> {
+fn left(events: &[Event], cut: usize, random: &mut StdRng) -> BTreeMap<String, Vec<u8>> {
     let mut files: BTreeMap<String, File> = BTreeMap::new();
     for event in &events[..cut] {
         match event {
@@ -198,7 +198,7 @@ fn cuts(synchronous: Synchronous, seed: u64) -> (u64, usize) {
     let (mut cuts_with_losses, mut lost) = (0, 0);
     for _ in 0..CUTS {
         let cut = random.random_range(1..=events.len());
-        let files = medium(&events, cut, &mut random);
+        let files = left(&events, cut, &mut random);
         let found = losses(&files, &events[..cut], cut);
         lost += found;
         cuts_with_losses += u64::from(found > 0);

@@ -278,7 +278,8 @@ fn of_store(error: &StoreError) -> Problem {
         StoreError::NothingToRollBack(_) => {
             problem(Code::FailedPrecondition, "NOTHING_TO_ROLL_BACK")
         }
-        StoreError::ReadOnly(_)
+        StoreError::Medium(_)
+        | StoreError::ReadOnly(_)
         | StoreError::Locked { .. }
         | StoreError::NoState { .. }
         | StoreError::NewerSchema { .. } => problem(Code::FailedPrecondition, "STATE_FOLDER"),

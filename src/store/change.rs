@@ -5,12 +5,15 @@ use rusqlite::{OptionalExtension, params};
 use super::error::{Result, StoreError};
 use super::open::Store;
 use super::query::{self, Filter};
+use super::reserve::Pace;
 use super::sample::{self, Sample, Split};
 use super::writer::{Session, Urgency};
 use crate::base::name::Name;
 
 /// Samples deleted in one transaction, so that others can come in between and the log stays short.
 const DELETE_AT_ONCE: usize = 500;
+/// The same on a full disk: 2 MB of log at most.
+const DELETE_AT_ONCE_WHEN_FULL: usize = 16;
 
 /// What is to be different about a sample; `None` leaves it as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,16 +71,38 @@ impl Store {
         })
     }
 
-    /// Deletes the samples that meet the filter; the default filter means all of them.
+    /// Deletes the samples that meet the filter; the default filter means all of them. On a full disk
+    /// too, with the room that is kept for it.
     ///
     /// # Errors
     /// [`StoreError::UnknownDataset`]. Samples deleted before a failure stay deleted.
     pub fn delete_samples(&self, dataset: &Name, filter: &Filter) -> Result<Deletion> {
         let mut total = Deletion { removed: 0, bytes: 0, erased: true };
+        self.making_room(|pace| self.delete_pages(dataset, filter, pace, &mut total))?;
+        Ok(total)
+    }
+
+    fn delete_pages(
+        &self,
+        dataset: &Name,
+        filter: &Filter,
+        pace: Pace,
+        total: &mut Deletion,
+    ) -> Result<()> {
+        let at_once = match pace {
+            Pace::Usual => DELETE_AT_ONCE,
+            Pace::Careful => DELETE_AT_ONCE_WHEN_FULL,
+        };
         loop {
-            let page = self.samples(dataset, filter, None, DELETE_AT_ONCE)?;
+            let page = self.samples(dataset, filter, None, at_once)?;
             if page.samples.is_empty() {
-                break;
+                total.erased = total.removed == 0 || self.erase()?;
+                return Ok(());
+            }
+            if pace == Pace::Careful
+                && let Err(error) = self.erase()
+            {
+                tracing::warn!(%error, "the log could not be cut before a deletion");
             }
             let (removed, bytes) = self.write(Urgency::Now, move |session| {
                 let (mut removed, mut bytes) = (0, 0);
@@ -101,7 +126,6 @@ impl Store {
             total.removed += removed;
             total.bytes += bytes;
         }
-        Ok(Deletion { erased: total.removed == 0 || self.erase()?, ..total })
     }
 }
 

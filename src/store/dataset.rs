@@ -159,25 +159,31 @@ impl Store {
             let samples = self.delete_samples(name, &Filter::default())?;
             total.removed += samples.removed;
             total.bytes += samples.bytes;
-            let target = name.clone();
             // Samples may have come in since: then the row stays and another round follows.
-            let gone = self.write(Urgency::Now, move |session| {
-                let (number, left) = {
-                    let ledger = session.ledger();
-                    let state = ledger.dataset(&target)?;
-                    (state.dataset.number, state.samples)
-                };
-                if left > 0 {
-                    return Ok(false);
-                }
-                session.connection.execute("DELETE FROM datasets WHERE number = ?1", [number])?;
-                session.ledger().remove_dataset(number);
-                Ok(true)
-            })?;
+            let gone = self.making_room(|_| self.delete_if_empty(name))?;
             if gone {
                 return Ok(Deletion { erased: self.erase()?, ..total });
             }
         }
+    }
+}
+
+impl Store {
+    fn delete_if_empty(&self, name: &Name) -> Result<bool> {
+        let target = name.clone();
+        self.write(Urgency::Now, move |session| {
+            let (number, left) = {
+                let ledger = session.ledger();
+                let state = ledger.dataset(&target)?;
+                (state.dataset.number, state.samples)
+            };
+            if left > 0 {
+                return Ok(false);
+            }
+            session.connection.execute("DELETE FROM datasets WHERE number = ?1", [number])?;
+            session.ledger().remove_dataset(number);
+            Ok(true)
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::ErrorCode;
+use rustix::io::Errno;
 
 use super::job::JobId;
 use crate::base::name::Name;
@@ -51,6 +52,12 @@ pub enum StoreError {
         "the disk that holds the state folder is full: delete samples or free space, then send again"
     )]
     DiskFull,
+    /// The medium fails, or a limit of the system stands against a write; nothing of the refused
+    /// operation was kept.
+    #[error(
+        "the disk that holds the state folder fails ({0}): look at the kernel's log, and at the daemon's limit on the size of files, then send again"
+    )]
+    Medium(String),
     /// Stored bytes are not those that were written.
     #[error(
         "the store is damaged ({0}): run `graftd store verify`, then export what is sound and import it afresh"
@@ -149,6 +156,10 @@ impl StoreError {
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
                 Self::ReadOnly(format!("{}: {error}", path.display()))
             }
+            io::ErrorKind::FileTooLarge => Self::Medium(format!("{}: {error}", path.display())),
+            _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                Self::Medium(format!("{}: {error}", path.display()))
+            }
             _ => Self::Io { path: path.to_owned(), source: Arc::new(error) },
         }
     }
@@ -159,6 +170,7 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull,
+            Some(ErrorCode::SystemIoFailure) => Self::Medium(error.to_string()),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Corrupt(error.to_string())
             }

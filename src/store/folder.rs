@@ -32,6 +32,23 @@ impl StateFolder {
         self.root.join("images")
     }
 
+    /// Why the database could not be opened or written. SQLite says "disk I/O error" of a file system
+    /// that turned read-only and of a used-up quota as of a broken disk, and "unable to open" of a full
+    /// one; a small file of our own tells them apart.
+    pub(super) fn diagnose(&self, failure: StoreError) -> StoreError {
+        if !matches!(failure, StoreError::Medium(_) | StoreError::ReadOnly(_)) {
+            return failure;
+        }
+        let probe = self.root.join("probe");
+        match atomic::write(&probe, &[0; 8192]) {
+            Ok(()) => {
+                let _ = fs::remove_file(&probe);
+                failure
+            }
+            Err(error) => StoreError::io(&probe, error),
+        }
+    }
+
     /// Makes the folders that are missing, durably.
     pub(super) fn create(&self) -> Result<()> {
         for folder in [self.root.clone(), self.images()] {
@@ -80,9 +97,9 @@ impl StateLock {
             }
             Err(error) => return Err(io(error.into())),
         }
-        file.set_len(0).map_err(io)?;
-        file.rewind().map_err(io)?;
-        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        // On a full disk the number finds no room; the lock holds all the same.
+        let told = file.set_len(0).and_then(|()| file.rewind());
+        let _ = told.and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { _file: file })
     }
 }

@@ -206,14 +206,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownHeadVersion`], [`StoreError::HeadVersionActive`].
     pub fn delete_head_version(&self, head: &Name, version: u32) -> Result<()> {
-        let name = head.clone();
-        self.write(Urgency::Now, move |session| {
-            let number = number(session.connection, &name)?;
-            require_version(session, number, &name, version)?;
-            if activations(session.connection, number)?.first() == Some(&version) {
-                return Err(StoreError::HeadVersionActive { head: name, version });
-            }
-            remove_version(session, number, version)
+        self.making_room(|_| {
+            let name = head.clone();
+            self.write(Urgency::Now, move |session| {
+                let number = number(session.connection, &name)?;
+                require_version(session, number, &name, version)?;
+                if activations(session.connection, number)?.first() == Some(&version) {
+                    return Err(StoreError::HeadVersionActive { head: name, version });
+                }
+                remove_version(session, number, version)
+            })
         })?;
         self.erase().map(|_| ())
     }
@@ -270,12 +272,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownHead`].
     pub fn delete_head(&self, head: &Name) -> Result<()> {
-        let name = head.clone();
-        self.write(Urgency::Now, move |session| {
-            let number = number(session.connection, &name)?;
-            session.effects.erase = true;
-            session.connection.execute("DELETE FROM heads WHERE number = ?1", [number])?;
-            Ok(())
+        self.making_room(|_| {
+            let name = head.clone();
+            self.write(Urgency::Now, move |session| {
+                let number = number(session.connection, &name)?;
+                session.effects.erase = true;
+                session.connection.execute("DELETE FROM heads WHERE number = ?1", [number])?;
+                Ok(())
+            })
         })?;
         self.erase().map(|_| ())
     }

@@ -117,6 +117,9 @@ impl Store {
     }
 
     fn prepare(&self, dataset: &Name, new: NewSample) -> Result<Prepared> {
+        if self.reserve().is_some_and(|reserve| !reserve.is_there()) {
+            return Err(StoreError::DiskFull);
+        }
         sample::check_id(&new.id)?;
         sample::check_labels(&new.labels)?;
         sample::check_note(&new.note)?;
@@ -221,18 +224,21 @@ fn insert(session: &mut Session<'_>, dataset: &Name, prepared: Prepared) -> Resu
 
 fn has_budget(session: &Session<'_>, number: DatasetNumber, budget: CaptureBudget) -> Result<bool> {
     const HOUR_MICROSECONDS: i64 = 3_600_000_000;
-    // Pictures from the future, which a clock that jumped back leaves behind, count as recent.
+    let now = clock::now().0;
+    // An hour to both sides: a clock that jumps gives one more budget, and pictures that a clock set
+    // years ahead left behind do not use it up for years.
     let (recent, waiting): (i64, i64) = session
         .connection
         .prepare_cached(
-            "SELECT count(*) FILTER (WHERE added_at > ?3), count(*) FILTER (WHERE labels = '[]')
+            "SELECT count(*) FILTER (WHERE added_at > ?3 AND added_at < ?4), count(*) FILTER (WHERE labels = '[]')
              FROM samples WHERE key > ?1 AND key <= ?2 AND origin = 1",
         )?
         .query_row(
             params![
                 SampleKey::before(number).0,
                 SampleKey::last(number).0,
-                clock::now().0 - HOUR_MICROSECONDS
+                now - HOUR_MICROSECONDS,
+                now + HOUR_MICROSECONDS,
             ],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;

@@ -20,6 +20,7 @@ mod ledger;
 mod open;
 mod query;
 mod readers;
+mod reserve;
 mod sample;
 mod schema;
 mod stats;

@@ -11,6 +11,7 @@ use super::image;
 use super::job;
 use super::ledger::Ledger;
 use super::readers::Readers;
+use super::reserve::Reserve;
 use super::schema;
 use super::writer::{self, Session, Urgency, Writer};
 
@@ -46,6 +47,7 @@ struct Inner {
     readers: Readers,
     ledger: Arc<Mutex<Ledger>>,
     folder: StateFolder,
+    reserve: Option<Reserve>,
     _lock: Option<StateLock>,
 }
 
@@ -68,17 +70,23 @@ impl Store {
         let folder = StateFolder::new(folder);
         folder.create()?;
         let lock = StateLock::acquire(folder.root())?;
-        let connection = schema::open_writer(&folder, &options)?;
-        // Before the first operation, so that no new file can be mistaken for a left-over one.
-        image::sweep(&folder, &connection)?;
-        job::mark_interrupted(&connection)?;
-        let ledger = Arc::new(Mutex::new(Ledger::load(&connection)?));
+        let reserve = Reserve::new(&folder);
+        let (connection, ledger) = reserve.with(|_| {
+            let connection = schema::open_writer(&folder, &options)
+                .map_err(|failure| folder.diagnose(failure))?;
+            // Before the first operation, so that no new file can be mistaken for a left-over one.
+            image::sweep(&folder, &connection)?;
+            job::mark_interrupted(&connection)?;
+            let ledger = Ledger::load(&connection)?;
+            Ok((connection, Arc::new(Mutex::new(ledger))))
+        })?;
         let writer = Writer::spawn(connection, Arc::clone(&ledger), folder.clone())?;
         Ok(Self(Arc::new(Inner {
             writer: Some(writer),
             readers: Readers::new(folder.clone(), options),
             ledger,
             folder,
+            reserve: Some(reserve),
             _lock: Some(lock),
         })))
     }
@@ -98,6 +106,7 @@ impl Store {
             readers,
             ledger: Arc::new(Mutex::new(ledger)),
             folder,
+            reserve: None,
             _lock: None,
         })))
     }
@@ -109,6 +118,11 @@ impl Store {
 
     pub(super) fn folder(&self) -> &StateFolder {
         &self.0.folder
+    }
+
+    /// The room kept for deleting; `None` where the store is open for reading.
+    pub(super) fn reserve(&self) -> Option<&Reserve> {
+        self.0.reserve.as_ref()
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {

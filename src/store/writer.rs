@@ -71,8 +71,8 @@ impl Effects {
 
 trait Operation: Send {
     fn urgency(&self) -> Urgency;
-    /// Runs the operation and keeps its outcome; tells whether its changes are to stay.
-    fn apply(&mut self, session: &mut Session<'_>) -> bool;
+    /// Runs the operation and keeps its outcome; returns why its changes are not to stay, if so.
+    fn apply(&mut self, session: &mut Session<'_>) -> Option<StoreError>;
     /// Hands the outcome over, or the reason why the whole group failed.
     fn finish(self: Box<Self>, group: &Result<()>);
 }
@@ -94,9 +94,9 @@ where
         self.urgency
     }
 
-    fn apply(&mut self, session: &mut Session<'_>) -> bool {
+    fn apply(&mut self, session: &mut Session<'_>) -> Option<StoreError> {
         self.outcome = self.apply.take().map(|apply| apply(session));
-        matches!(self.outcome, Some(Ok(_)))
+        self.outcome.as_ref().and_then(|outcome| outcome.as_ref().err().cloned())
     }
 
     fn finish(self: Box<Self>, group: &Result<()>) {
@@ -262,6 +262,7 @@ impl Thread {
     fn commit(&mut self, mut group: Vec<Box<dyn Operation>>) {
         let mut effects = Effects::default();
         let result = self.transact(&mut group, &mut effects);
+        let result = result.map_err(|failure| self.folder.diagnose(failure));
         match &result {
             Ok(()) => {
                 self.commits.fetch_add(1, Ordering::Relaxed);
@@ -292,18 +293,19 @@ impl Thread {
             let mut own = Effects::default();
             let mut session =
                 Session { connection: &self.connection, effects: &mut own, ledger: &self.ledger };
-            if operation.apply(&mut session) {
-                effects.add(own);
-            } else {
+            let failure = operation.apply(&mut session);
+            if let Some(failure) = failure {
                 // Some failures, such as a full disk, end the whole transaction by themselves.
                 if self.connection.is_autocommit() {
-                    return Err(StoreError::DiskFull);
+                    return Err(failure);
                 }
                 execute("ROLLBACK TO operation")?;
                 if lock(&self.ledger).changes() != changes {
                     let sums = Ledger::load(&self.connection)?;
                     *lock(&self.ledger) = sums;
                 }
+            } else {
+                effects.add(own);
             }
             execute("RELEASE operation")?;
         }

@@ -97,6 +97,12 @@ impl Daemon {
 
     /// The same with a state folder that outlives the daemon.
     pub async fn start_in(state: &Path, pool: PoolOptions, options: ServerOptions) -> Self {
+        Self::start_on(Store::open(state).unwrap(), pool, options).await
+    }
+
+    /// The same on a store that is open.
+    pub async fn start_on(store: Store, pool: PoolOptions, options: ServerOptions) -> Self {
+        let state = store.path();
         let mut snapshot = Snapshot::default();
         for (added, ending) in ["features", "softmax", "logits"].into_iter().enumerate() {
             let backbone = tiny(ending, added as i64);
@@ -104,10 +110,9 @@ impl Daemon {
         }
         let engine = EngineOptions { pool, limits: Limits::default() };
         let engine = Arc::new(Engine::start(snapshot, engine).unwrap());
-        let store = Store::open(state).unwrap();
         let learning = Arc::new(Learning::start(Arc::clone(&engine), store).unwrap());
         let checker = Checker::new(env!("CARGO_BIN_EXE_graftd").into());
-        let keeper = BackboneKeeper::new(Arc::clone(&engine), state, checker);
+        let keeper = BackboneKeeper::new(Arc::clone(&engine), &state, checker);
         let server = Server::new(Arc::clone(&learning), keeper, options).await.unwrap();
         let drain = server.drain_handle();
         let listener = graftd::rpc::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -117,16 +122,7 @@ impl Daemon {
             let _ = stopped.await;
         };
         let served = tokio::spawn(async move { server.serve(listener, shutdown).await.unwrap() });
-        Self {
-            address,
-            engine,
-            learning,
-            drain,
-            state: state.to_owned(),
-            stop: Some(stop),
-            _owned: None,
-            served,
-        }
+        Self { address, engine, learning, drain, state, stop: Some(stop), _owned: None, served }
     }
 
     /// Serves one more network, older than the others, so that the default stays.

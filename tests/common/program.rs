@@ -14,7 +14,8 @@ pub struct Daemon {
     child: Child,
     /// Where it listens, for example `127.0.0.1:40123`.
     pub address: String,
-    _state: tempfile::TempDir,
+    /// Its state folder, where nobody else removes it.
+    owned: Option<tempfile::TempDir>,
 }
 
 impl Daemon {
@@ -34,9 +35,16 @@ impl Daemon {
 
     /// A daemon on a state folder.
     pub fn start(state: tempfile::TempDir) -> Self {
-        let mut child = Command::new(GRAFTD)
+        let mut daemon = Self::start_in(Command::new(GRAFTD), state.path());
+        daemon.owned = Some(state);
+        daemon
+    }
+
+    /// The same by a command that ends in the program; the state folder outlives the daemon.
+    pub fn start_in(mut command: Command, state: &Path) -> Self {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--state-dir"])
-            .arg(state.path())
+            .arg(state)
             .env("GRAFTD__LOG__FORMAT", "json")
             .stderr(Stdio::piped())
             .spawn()
@@ -51,7 +59,7 @@ impl Daemon {
             .expect("the daemon says where it listens");
         // Read on, so that the daemon never waits for room in the pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, _state: state }
+        Self { child, address, owned: None }
     }
 }
 

@@ -45,7 +45,7 @@ async fn a_job_that_waits_can_be_cancelled() {
 }
 
 /// Keeps both workers busy until the returned senders are dropped.
-fn occupy(daemon: &Daemon) -> Vec<(mpsc::Sender<()>, Ticket<()>)> {
+pub fn occupy(daemon: &Daemon) -> Vec<(mpsc::Sender<()>, Ticket<()>)> {
     let busy = (0..2).map(|_| {
         let (release, released) = mpsc::channel::<()>();
         let (began, begun) = mpsc::channel();

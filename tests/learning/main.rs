@@ -5,8 +5,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[allow(unsafe_code, reason = "a virtual file system of SQLite is a table of C functions")]
+#[path = "../medium/mod.rs"]
+mod medium;
+#[path = "../common/program.rs"]
+mod program;
+
 mod bad_input;
 mod colours;
+mod disk;
 mod following;
 mod jobs;
 mod poison;

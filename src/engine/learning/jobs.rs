@@ -242,12 +242,25 @@ impl Shared {
     /// Records how a job ended and tells those who watch, after which they hear no more.
     fn end(&self, id: JobId, state: JobState, update: JobUpdate) {
         let update = JobUpdate { state: Some(state), ..update };
-        match self.store.update_job(id, update).map_err(LearningError::from).and_then(Job::try_from)
-        {
-            Ok(job) => self.tell(id, &job),
-            Err(error) => tracing::error!(job = %id, %error, "a job's end could not be recorded"),
+        let recorded = self.store.update_job(id, update.clone());
+        match recorded.map_err(LearningError::from).and_then(Job::try_from) {
+            Ok(job) => {
+                self.tell(id, &job);
+                self.lock().unfinished.remove(&id);
+            }
+            // What is stored still says that it runs: it stays here, so that all hear how it ended.
+            Err(error) => {
+                tracing::error!(job = %id, %error, "a job's end could not be recorded");
+                if let Some(unfinished) = self.lock().unfinished.get(&id) {
+                    let made = update.report.and_then(|made| serde_json::from_str(&made).ok());
+                    unfinished.news.send_modify(|job| {
+                        job.record.state = state;
+                        job.record.error = update.error;
+                        job.outcome = made;
+                    });
+                }
+            }
         }
-        self.lock().unfinished.remove(&id);
     }
 
     fn tell(&self, id: JobId, job: &Job) {

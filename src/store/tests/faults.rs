@@ -135,13 +135,7 @@ fn reading_where_there_is_no_store_says_so_and_makes_none() {
 fn a_clock_that_jumps_back_disturbs_neither_order_nor_intake() {
     let (_folder, store, parts) = fresh();
     store.add_sample_and_wait(&parts, sample(1)).unwrap();
-    store
-        .write(super::super::writer::Urgency::Now, |session| {
-            // As if the sample had come in the year 2100.
-            session.connection.execute("UPDATE samples SET added_at = 4102444800000000", [])?;
-            Ok(())
-        })
-        .unwrap();
+    dated_in_2100(&store);
     store.add_sample_and_wait(&parts, sample(2)).unwrap();
     let blocks = store.embeddings(&parts, backbone(), None, 10).unwrap();
     let ids: Vec<_> = blocks.flat_map(|b| b.unwrap().samples).map(|sample| sample.id).collect();

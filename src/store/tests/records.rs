@@ -62,3 +62,17 @@ fn captured_pictures_keep_their_budget_and_wait_unlabelled() {
     assert_eq!(store.totals(&parts, &queue).unwrap().samples, 2);
     assert!(store.capture_sample(&parts, unsure(3), full).unwrap(), "one was reviewed");
 }
+
+#[test]
+fn pictures_that_a_wrong_clock_dated_years_ahead_do_not_use_up_the_hourly_budget() {
+    let (_folder, store, parts) = fresh();
+    let budget = CaptureBudget { hourly: 2, waiting: 100 };
+    for number in 0..2 {
+        assert!(store.capture_sample(&parts, sample(number), budget).unwrap());
+    }
+    assert!(!store.capture_sample(&parts, sample(2), budget).unwrap(), "two an hour");
+    dated_in_2100(&store);
+    assert!(store.capture_sample(&parts, sample(2), budget).unwrap());
+    assert!(store.capture_sample(&parts, sample(3), budget).unwrap());
+    assert!(!store.capture_sample(&parts, sample(4), budget).unwrap(), "two an hour again");
+}

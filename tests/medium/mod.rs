@@ -1,6 +1,9 @@
-//! A virtual file system for SQLite that hands everything on to the real one and writes down what
-//! changes a file and what flushes it.
+//! A virtual file system for SQLite that stands for a medium: it hands everything on to the real one,
+//! writes down what changes a file and what flushes it, and refuses writes when it is told to.
 
+#![allow(dead_code)] // each test uses a part
+
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
@@ -8,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use rusqlite::ffi;
 
 /// The name under which SQLite knows it.
-pub const NAME: &str = "recorder";
+pub const NAME: &str = "medium";
 
 /// What was done to a file.
 #[derive(Clone, Debug)]
@@ -45,12 +48,56 @@ struct Recording {
 
 static RECORDING: Mutex<Option<Recording>> = Mutex::new(None);
 
-/// Begins to record what happens to the files of `folder`.
-pub fn begin(folder: &Path) {
+/// Makes SQLite know the file system.
+pub fn install() {
     static REGISTERED: OnceLock<()> = OnceLock::new();
     REGISTERED.get_or_init(register);
-    let folder = folder.canonicalize().unwrap().to_str().unwrap().to_owned() + "/";
-    *RECORDING.lock().unwrap() = Some(Recording { folder, events: Vec::new() });
+}
+
+/// Begins to record what happens to the files of `folder`.
+pub fn begin(folder: &Path) {
+    install();
+    *RECORDING.lock().unwrap() = Some(Recording { folder: prefix(folder), events: Vec::new() });
+}
+
+/// How the paths of the folder's files begin.
+fn prefix(folder: &Path) -> String {
+    folder.canonicalize().unwrap().to_str().unwrap().to_owned() + "/"
+}
+
+/// Why a medium takes no more data, as SQLite's own file system says it to SQLite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `ENOSPC`.
+    Full,
+    /// Any other error, such as `EROFS` of a file system that turned read-only, or `EIO`.
+    Failing,
+}
+
+static REFUSALS: OnceLock<Mutex<HashMap<String, Refusal>>> = OnceLock::new();
+
+fn refusals() -> &'static Mutex<HashMap<String, Refusal>> {
+    REFUSALS.get_or_init(Mutex::default)
+}
+
+/// Refuses every write to the files of `folder` from now on, until [`accept`].
+pub fn refuse(folder: &Path, refusal: Refusal) {
+    refusals().lock().unwrap().insert(prefix(folder), refusal);
+}
+
+/// Takes writes to the files of `folder` again.
+pub fn accept(folder: &Path) {
+    refusals().lock().unwrap().remove(&prefix(folder));
+}
+
+/// What SQLite is told of a write to the file, where it is refused.
+fn refused(path: &str) -> Option<c_int> {
+    let refusals = refusals().lock().unwrap();
+    let found = refusals.iter().find(|(folder, _)| path.starts_with(folder.as_str()))?;
+    Some(match found.1 {
+        Refusal::Full => ffi::SQLITE_FULL,
+        Refusal::Failing => ffi::SQLITE_IOERR_WRITE,
+    })
 }
 
 /// Notes an event of the test's own.
@@ -104,7 +151,7 @@ fn register() {
         assert!(REAL.set(Real(default)).is_ok());
         let mut vfs = std::ptr::read(default);
         vfs.pNext = std::ptr::null_mut();
-        vfs.zName = c"recorder".as_ptr();
+        vfs.zName = c"medium".as_ptr();
         vfs.szOsFile += size_of::<File>() as c_int;
         vfs.xOpen = Some(open);
         vfs.xDelete = Some(delete);
@@ -194,6 +241,9 @@ unsafe extern "C" fn write(
 ) -> c_int {
     // SAFETY: `data` holds `length` bytes.
     unsafe {
+        if let Some(refusal) = refused(path(file)) {
+            return refusal;
+        }
         let result = hand_on!(file, xWrite, data, length, offset);
         if result == ffi::SQLITE_OK {
             let data = std::slice::from_raw_parts(data.cast::<u8>(), length as usize).to_vec();
