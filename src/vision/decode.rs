@@ -3,8 +3,10 @@
 use std::io::Cursor;
 
 use image::error::ImageError;
+use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
+use super::error::shorten;
 use super::orient::upright;
 use super::{Limits, Picture, VisionError, guard, jpeg};
 
@@ -13,7 +15,8 @@ use super::{Limits, Picture, VisionError, guard, jpeg};
 ///
 /// The format is told from the bytes, never from a name. EXIF orientation is applied. Alpha is
 /// dropped, not blended, as Pillow's `convert("RGB")` does and so every reference pipeline; 16-bit
-/// channels are rounded to 8. Colour profiles are ignored, as there.
+/// channels are rounded to 8. Colour profiles are ignored, as there. The pixels of a JPEG are those
+/// of Pillow, every one.
 ///
 /// Limits are checked on the size in the header before any pixel is allocated, and a decoder's
 /// panic is caught. A file that is cut off is an error, never a picture with invented pixels.
@@ -24,18 +27,28 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, VisionError> {
     limits.check_bytes(bytes.len())?;
     let format = image::guess_format(bytes).map_err(|_| VisionError::UnknownFormat)?;
     let name = name(format).ok_or(VisionError::UnknownFormat)?;
-    match guard::catch(|| decode_as(format, name, bytes, limits)) {
+    let upright_picture = || {
+        let (picture, orientation) = if format == ImageFormat::Jpeg {
+            jpeg::decode(bytes, limits)?
+        } else {
+            decode_as(format, name, bytes, limits)?
+        };
+        Ok(upright(picture, orientation))
+    };
+    match guard::catch(upright_picture) {
         Ok(decoded) => decoded,
         Err(guard::Panicked) => Err(VisionError::DecoderPanicked { format: name }),
     }
 }
 
+/// Decodes what the `image` crate decodes: everything but JPEG. The picture is as it lies in the
+/// file.
 fn decode_as(
     format: ImageFormat,
     name: &'static str,
     bytes: &[u8],
     limits: &Limits,
-) -> Result<Picture, VisionError> {
+) -> Result<(Picture, Orientation), VisionError> {
     let fault = |error| describe(name, error);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut allocation = image::Limits::no_limits();
@@ -49,12 +62,9 @@ fn decode_as(
     if decoder.total_bytes() > limits.pixels.saturating_mul(4) {
         return Err(VisionError::TooManyPixels { width, height, limit: limits.pixels / 2 });
     }
-    if format == ImageFormat::Jpeg && !jpeg::is_whole(bytes) {
-        return Err(VisionError::Truncated { format: name });
-    }
 
     // Damaged metadata says nothing about the pixels.
-    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let pixels = if decoder.color_type() == ColorType::Rgb8 {
         let mut pixels = vec![0; decoder.total_bytes() as usize];
         decoder.read_image(&mut pixels).map_err(fault)?;
@@ -62,10 +72,7 @@ fn decode_as(
     } else {
         DynamicImage::from_decoder(decoder).map_err(fault)?.into_rgb8().into_raw()
     };
-    // Checks the length, which turning relies on.
-    let Picture { pixels, .. } = Picture::new(width, height, pixels)?;
-    let (width, height, pixels) = upright((width, height), pixels, orientation);
-    Picture::new(width, height, pixels)
+    Ok((Picture::new(width, height, pixels)?, orientation))
 }
 
 /// The name of a format that is read, none for others that the crate would recognise.
@@ -98,16 +105,6 @@ fn describe(format: &'static str, error: ImageError) -> VisionError {
             VisionError::Malformed { format, reason: shorten(&error.to_string()) }
         }
     }
-}
-
-/// Decoders may quote the file in their errors: keep it to a line.
-fn shorten(text: &str) -> String {
-    let mut line: String =
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
-    if text.chars().nth(200).is_some() {
-        line.push('…');
-    }
-    line
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use image::ExtendedColorType;
 use image::ImageEncoder;
-use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
+use libjpeg_turbo_rs::{PixelFormat, Subsampling};
 
 use super::{Picture, VisionError};
 
@@ -27,19 +27,29 @@ pub enum ImageFormat {
 pub fn encode(picture: &Picture, format: ImageFormat) -> Result<Vec<u8>, VisionError> {
     picture.check()?;
     let Picture { width, height, pixels } = picture;
-    let mut bytes = Vec::new();
-    let (name, result) = match format {
+    match format {
         ImageFormat::Png => {
-            let encoder = PngEncoder::new(&mut bytes);
-            ("PNG", encoder.write_image(pixels, *width, *height, ExtendedColorType::Rgb8))
+            let mut bytes = Vec::new();
+            PngEncoder::new(&mut bytes)
+                .write_image(pixels, *width, *height, ExtendedColorType::Rgb8)
+                .map_err(|error| refused("PNG", &error))?;
+            Ok(bytes)
         }
-        ImageFormat::Jpeg { quality } => {
-            let encoder = JpegEncoder::new_with_quality(&mut bytes, quality.clamp(1, 100));
-            ("JPEG", encoder.write_image(pixels, *width, *height, ExtendedColorType::Rgb8))
-        }
-    };
-    result.map_err(|error| VisionError::Encode { format: name, reason: error.to_string() })?;
-    Ok(bytes)
+        ImageFormat::Jpeg { quality } => libjpeg_turbo_rs::compress(
+            pixels,
+            *width as usize,
+            *height as usize,
+            PixelFormat::Rgb,
+            quality.clamp(1, 100),
+            // Heat maps and drawings have sharp edges between colours.
+            Subsampling::S444,
+        )
+        .map_err(|error| refused("JPEG", &error)),
+    }
+}
+
+fn refused(format: &'static str, error: &dyn std::error::Error) -> VisionError {
+    VisionError::Encode { format, reason: error.to_string() }
 }
 
 #[cfg(test)]

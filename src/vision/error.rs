@@ -152,3 +152,13 @@ pub enum VisionError {
         reason: String,
     },
 }
+
+/// Decoders may quote the file in their errors: keep it to a line.
+pub(super) fn shorten(text: &str) -> String {
+    let mut line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+    if text.chars().nth(200).is_some() {
+        line.push('…');
+    }
+    line
+}

@@ -2,23 +2,21 @@
 
 use image::metadata::Orientation;
 
+use super::Picture;
+
 /// Side of the tiles in which pixels are moved: a quarter turn reads columns, and a tile of columns
 /// stays in the cache where a whole photograph's would not.
 const TILE: usize = 32;
 
-/// The pixels of the upright photograph, and its width and height. `pixels` has three bytes a pixel.
-pub(super) fn upright(
-    (width, height): (u32, u32),
-    pixels: Vec<u8>,
-    orientation: Orientation,
-) -> (u32, u32, Vec<u8>) {
-    let (columns, rows) = (width as usize, height as usize);
+/// The photograph turned upright. Its pixels must fit its size, as [`Picture::new`] checks.
+pub(super) fn upright(picture: Picture, orientation: Orientation) -> Picture {
+    let (columns, rows) = (picture.width as usize, picture.height as usize);
     let (last_column, last_row) = (columns - 1, (rows - 1) * columns);
     let (right, down) = (1, columns as isize);
     // Where the first upright pixel comes from, and how far apart its right and lower neighbours
     // are there.
     let (first, to_right, to_lower) = match orientation {
-        Orientation::NoTransforms => return (width, height, pixels),
+        Orientation::NoTransforms => return picture,
         Orientation::FlipHorizontal => (last_column, -right, down),
         Orientation::Rotate180 => (last_row + last_column, -right, -down),
         Orientation::FlipVertical => (last_row, right, -down),
@@ -29,8 +27,8 @@ pub(super) fn upright(
     };
     let (new_width, new_height) =
         if is_quarter_turn(orientation) { (rows, columns) } else { (columns, rows) };
-    let (source, _) = pixels.as_chunks::<3>();
-    let mut turned = vec![0; pixels.len()];
+    let (source, _) = picture.pixels.as_chunks::<3>();
+    let mut turned = vec![0; picture.pixels.len()];
     let (target, _) = turned.as_chunks_mut::<3>();
     for top in (0..new_height).step_by(TILE) {
         for left in (0..new_width).step_by(TILE) {
@@ -45,7 +43,7 @@ pub(super) fn upright(
             }
         }
     }
-    (new_width as u32, new_height as u32, turned)
+    Picture { width: new_width as u32, height: new_height as u32, pixels: turned }
 }
 
 fn is_quarter_turn(orientation: Orientation) -> bool {
@@ -75,9 +73,9 @@ mod tests {
             let image = RgbImage::from_raw(width, height, pixels.clone()).unwrap();
             let mut expected = DynamicImage::ImageRgb8(image);
             expected.apply_orientation(orientation);
-            let (new_width, new_height, turned) = upright((width, height), pixels, orientation);
-            assert_eq!((new_width, new_height), (expected.width(), expected.height()));
-            assert_eq!(turned, expected.into_rgb8().into_raw());
+            let turned = upright(Picture { width, height, pixels }, orientation);
+            assert_eq!((turned.width, turned.height), (expected.width(), expected.height()));
+            assert_eq!(turned.pixels, expected.into_rgb8().into_raw());
         }
     }
 }

@@ -65,7 +65,8 @@ pub struct Limits {
     /// Most bytes of an encoded image or raw frame. Default 32 MiB, the default message limit.
     pub bytes: u64,
     /// Most pixels, width times height. Default 50 million: above every camera that is sold for
-    /// these devices except binned 64-megapixel ones, and 150 MB once decoded.
+    /// these devices except binned 64-megapixel ones, and 150 MB once decoded. While a JPEG is
+    /// being decoded it takes up to twice that, a progressive one three times.
     pub pixels: u64,
 }
 

@@ -1,6 +1,7 @@
 """Writes `pixels/`: small images in every format that graftd reads, and what Pillow makes of them.
 
-    pixels/<name>.<ext>        an encoded image of 24 x 16 pixels (16 x 24 where it lies on its side)
+    pixels/<name>.<ext>        an encoded image of 24 x 16 pixels (16 x 24 where it lies on its side,
+                               31 x 29 where it is rough)
     pixels/decoded.json        for each file: width, height and Pillow's RGB pixels in hexadecimal,
                                upright (ImageOps.exif_transpose) and converted with convert("RGB")
     pixels/resized.json        for each case: picture size, policy, input size, and Pillow's result
@@ -59,6 +60,48 @@ def save_png(name, color_type, depth, rows, *chunks):
     )
 
 
+def save_rough_jpegs():
+    """JPEGs of every sampling and coding, of an odd size and without a smooth spot, where decoders
+    that filter or round in another way differ from Pillow's by many levels."""
+    picture = pattern(31, 29)
+    rgb = Image.fromarray(picture)
+
+    def save_rough(name, image=rgb, **options):
+        save(f"rough-{name}.jpg", image, "JPEG", quality=75, **options)
+        return bytearray((FOLDER / f"rough-{name}.jpg").read_bytes())
+
+    def write(name, content):
+        (FOLDER / f"rough-{name}.jpg").write_bytes(content)
+
+    def resampled(content, sampling):
+        """The same blocks declared as lying otherwise in the picture; their number is the same, so
+        that this is a right file of a sampling that Pillow does not write."""
+        content = bytearray(content)
+        content[content.index(b"\xff\xc0") + 11] = sampling
+        return content
+
+    save_rough("444", subsampling=0)
+    horizontal = save_rough("422", subsampling=1)
+    write("440", resampled(horizontal, 0x12))
+    both = save_rough("420", subsampling=2)
+    write("411", resampled(both, 0x41))
+    write("441", resampled(both, 0x14))
+    save_rough("restart", subsampling=2, restart_marker_blocks=1)
+    save_rough("grey", rgb.convert("L"))
+    save_rough("rgb", keep_rgb=True)
+    progressive = save_rough("progressive", subsampling=2, progressive=True)
+    # Without its last six scans: libjpeg smooths over what the missing bits would have said.
+    scans = [at for at in range(len(progressive)) if progressive[at : at + 2] == b"\xff\xda"]
+    write("few-scans", progressive[: scans[4]] + b"\xff\xd9")
+
+    inks = Image.fromarray(numpy.dstack([picture, picture[::-1, :, 0]]), "CMYK")
+    cmyk = save_rough("cmyk", inks)
+    adobe = cmyk.index(b"Adobe")
+    write("cmyk-without-adobe", cmyk[: adobe - 4] + cmyk[adobe + 12 :])
+    cmyk[adobe + 11] = 2
+    write("ycck", cmyk)
+
+
 def write_images():
     rgb = Image.fromarray(smooth())
     save("baseline.jpg", rgb, "JPEG", quality=95, subsampling=0)
@@ -76,6 +119,8 @@ def write_images():
         exif = Image.Exif()
         exif[0x0112] = orientation
         save(f"orientation-{orientation}.jpg", rgb, "JPEG", quality=95, subsampling=0, exif=exif)
+
+    save_rough_jpegs()
 
     alpha = numpy.dstack([smooth(), (numpy.arange(WIDTH * HEIGHT) % 256).reshape(HEIGHT, WIDTH)])
     rgba = Image.fromarray(alpha.astype(numpy.uint8))
