@@ -197,8 +197,10 @@ async fn an_audit_whose_caller_hangs_up_ends() {
     for _ in 0..20 {
         client.predict(Picture::from_bytes(photograph()).into()).await.unwrap();
     }
+    // A worker answers before it counts itself as free.
+    daemon.busy(0).await;
     let after = daemon.engine.statistics();
     let of_the_audit = after.finished - before.finished - 20;
     assert!(of_the_audit <= 2, "{of_the_audit} explanations ran on after the caller had left");
-    assert_eq!((after.busy, after.queued), (0, 0));
+    assert_eq!(after.queued, 0);
 }
