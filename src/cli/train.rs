@@ -244,6 +244,9 @@ pub(super) fn report_text(report: &Report) -> String {
             format!("{:.3}", class.f1),
         ]);
     }
+    if report.confusion.is_empty() {
+        return table.to_string();
+    }
     let labels: Vec<String> = report.per_class.iter().map(|class| class.label.clone()).collect();
     format!("{table}\n\n{}", confusion_matrix(&labels, &report.confusion))
 }

@@ -47,18 +47,34 @@ pub fn fit_temperature(logits: &[f32], labels: &[u32], classes: usize) -> f32 {
 /// Expected calibration error, 0 to 1: the mean distance between confidence and accuracy over 15
 /// bins of equal width.
 pub fn calibration_error(logits: &[f32], labels: &[u32], classes: usize, temperature: f32) -> f64 {
-    let mut bins = [(0.0_f64, 0.0_f64); BINS];
+    let mut bins = Bins::default();
     for (row, &label) in logits.chunks_exact(classes).zip(labels) {
         let scaled: Vec<f32> = row.iter().map(|v| v / temperature).collect();
-        let probabilities = softmax(&scaled);
+        bins.add(&scaled, label as usize);
+    }
+    bins.error(labels.len())
+}
+
+/// Confidence and hits by bin of confidence.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bins([(f64, f64); BINS]);
+
+impl Bins {
+    /// Adds a sample; a `label` beyond the logits is a mistake.
+    pub(super) fn add(&mut self, logits: &[f32], label: usize) {
+        let probabilities = softmax(logits);
         let top = top(&probabilities);
         let confidence = f64::from(probabilities[top]);
-        let bin = ((confidence * BINS as f64) as usize).min(BINS - 1);
-        bins[bin].0 += confidence;
-        bins[bin].1 += f64::from(u8::from(top == label as usize));
+        let bin = &mut self.0[((confidence * BINS as f64) as usize).min(BINS - 1)];
+        bin.0 += confidence;
+        bin.1 += f64::from(u8::from(top == label));
     }
-    bins.iter().map(|(confidence, hits)| (confidence - hits).abs()).sum::<f64>()
-        / labels.len().max(1) as f64
+
+    /// The error over `samples` that were added.
+    pub(super) fn error(&self, samples: usize) -> f64 {
+        self.0.iter().map(|(confidence, hits)| (confidence - hits).abs()).sum::<f64>()
+            / samples.max(1) as f64
+    }
 }
 
 /// Index of the largest value; the first of equals.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::fit::{Options, Phase, Progress, fit};
 use super::lbfgs::Stop;
 use super::recipe::{self, Recipe};
+use super::report::Tally;
 use super::rows::Subset;
 use super::{Report, Samples, TrainError, calibration::top, folds};
 use crate::base::cancel::Cancel;
@@ -47,9 +48,7 @@ pub fn cross_validate(
     }
     // Whether something is unknown plays no part in the accuracy.
     let options = Options { novelty: None, ..options.clone() };
-    let classes = samples.classes.len();
-    let mut scores = vec![0.0_f32; samples.len() * classes];
-    let mut logits = scores.clone();
+    let mut tally = Tally::new(samples.classes.len());
     let (mut accuracies, mut kinds) = (Vec::new(), Vec::new());
     for fold in 0..count {
         let (kept, held_out) = folds::split(assigned, fold);
@@ -68,18 +67,16 @@ pub fn cross_validate(
         for &index in &held_out {
             cancel.check()?;
             samples.rows.read(index, &mut row);
-            let answer = trained.head.logits(&row)?;
-            right += usize::from(top(&answer) == samples.labels[index] as usize);
-            for (class, logit) in answer.into_iter().enumerate() {
-                logits[index * classes + class] = logit;
-                scores[index * classes + class] = logit * trained.head.temperature();
-            }
+            let logits = trained.head.logits(&row)?;
+            let truth = samples.labels[index] as usize;
+            right += usize::from(top(&logits) == truth);
+            let scores: Vec<f32> = logits.iter().map(|v| v * trained.head.temperature()).collect();
+            tally.add(truth, &scores, &logits);
         }
         accuracies.push(right as f64 / held_out.len() as f64);
         kinds.push(trained.head.kind());
     }
-    let report = Report::from_both(&samples.classes, &samples.labels, &scores, &logits);
-    Ok(CrossValidation { accuracies, kinds, report })
+    Ok(CrossValidation { accuracies, kinds, report: tally.report(&samples.classes) })
 }
 
 /// Accuracy on held-out samples after training on some number of samples.

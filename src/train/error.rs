@@ -12,6 +12,17 @@ pub enum TrainError {
     /// Nothing to tell apart.
     #[error("all samples are of one class ({0:?}); a classifier needs samples of at least two")]
     OneClass(String),
+    /// More classes than a device can learn.
+    #[error(
+        "the samples carry {classes} different labels and a head learns at most {most}: give samples \
+         that show the same the same label, or divide them among several datasets"
+    )]
+    TooManyClasses {
+        /// How many there are.
+        classes: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// Too few samples of some class for what was asked.
     #[error("class {class:?} has {samples} samples and {needed} are needed {purpose}")]
     TooFew {

@@ -14,6 +14,9 @@ use crate::heads::{Head, Kind, Novelty, NoveltyScore, log_sum_exp};
 
 /// Samples that the choice of a recipe looks at; of more, a stratified part is taken.
 const SELECTION_SAMPLES: usize = 4000;
+/// Scores that are kept of every recipe that is tried; where there are more, those of the chosen one
+/// are made again.
+const KEPT_SCORES: usize = 1_000_000;
 /// In cross-validation a rough optimum will do.
 const ROUGH: Stop = Stop { gradient: 1e-6, decrease: 1e-5, iterations: 300 };
 
@@ -145,7 +148,10 @@ pub fn fit(
         classes: samples.classes.clone(),
         copy_of: samples.copy_of.clone(),
     };
-    let recipes = candidates(options);
+    let mut recipes = candidates(options);
+    if options.kind.is_none() {
+        recipes.retain(|recipe| recipe.is_affordable(samples));
+    }
     let selection = select(samples, &recipes, options, cancel, progress)?;
     let recipe = selection.recipe;
     let accuracy = Some(selection.report.accuracy);
@@ -229,14 +235,15 @@ pub(super) fn select(
     let largest = (0..classes as u32).map(|c| labels.iter().filter(|l| **l == c).count()).max();
     let folds = options.folds.min(largest.unwrap_or(0)).max(2);
     let assigned = folds::of_samples(&samples, folds, options.seed);
-    let mut trials = Vec::with_capacity(recipes.len());
-    let mut held_out: Vec<Vec<f32>> = Vec::with_capacity(recipes.len());
-    for (index, recipe) in recipes.iter().enumerate() {
+    let scores_by = |recipe: &Recipe| -> Result<Vec<f32>, TrainError> {
         let all = out_of_fold(&samples, &assigned, folds, recipe, options, cancel)?;
-        let scores: Vec<f32> = originals
-            .iter()
-            .flat_map(|&i| all[i * classes..(i + 1) * classes].iter().copied())
-            .collect();
+        let rows = originals.iter().map(|&i| &all[i * classes..(i + 1) * classes]);
+        Ok(rows.flatten().copied().collect())
+    };
+    let mut trials = Vec::with_capacity(recipes.len());
+    let mut held_out: Vec<Option<Vec<f32>>> = Vec::with_capacity(recipes.len());
+    for (index, recipe) in recipes.iter().enumerate() {
+        let scores = scores_by(recipe)?;
         let temperature = fit_temperature(&scores, &labels, classes);
         let right = hits(&scores, &labels, classes).filter(|hit| *hit).count();
         trials.push(Trial {
@@ -244,7 +251,7 @@ pub(super) fn select(
             accuracy: right as f64 / labels.len() as f64,
             log_loss: log_loss(&scores, &labels, classes, temperature),
         });
-        held_out.push(scores);
+        held_out.push(Some(scores).filter(|scores| scores.len() <= KEPT_SCORES));
         progress(Progress {
             phase: Phase::Selecting,
             done: 0.8 * (index + 1) as f32 / recipes.len() as f32,
@@ -253,7 +260,10 @@ pub(super) fn select(
         });
     }
     let best = best_of(&trials, labels.len());
-    let scores = held_out.swap_remove(best);
+    let scores = match held_out.swap_remove(best) {
+        Some(scores) => scores,
+        None => scores_by(&recipes[best])?,
+    };
     let temperature = fit_temperature(&scores, &labels, classes);
     let report = Report::new(&samples.classes, &labels, &scores, temperature);
     let reason = reason(&trials, best, folds);

@@ -9,7 +9,7 @@ use super::linear_algebra::{Operand, add_gram, cholesky, invert_lower, multiply,
 use super::logistic::{self, LogisticOptions};
 use super::recipe::Loss;
 use super::rows::DenseRows;
-use super::{Samples, TrainError, blocks, folds};
+use super::{Samples, TrainError, blocks, folds, lbfgs};
 use crate::base::cancel::Cancel;
 use crate::heads::{Kernel, Linear, Matrix, Step, Transform};
 
@@ -20,6 +20,15 @@ const JITTER: f64 = 1e-4;
 
 /// Rows that enter the normal equations at a time.
 const NORMAL_ROWS: usize = 256;
+
+/// Bytes that a fit on so many samples takes, about: the samples' values at the landmarks, square
+/// matrices of these, and an optimiser.
+pub fn working_bytes(samples: usize, classes: usize) -> usize {
+    let landmarks = samples.min(MAX_LANDMARKS);
+    let matrices = landmarks * landmarks * (size_of::<f64>() + 2 * size_of::<f32>());
+    let values = samples * landmarks * size_of::<f32>();
+    matrices + values + lbfgs::working_bytes(classes * (landmarks + 1))
+}
 
 /// Fits weights on the kernel's values at landmarks so that the penalty is the norm of the function
 /// in the kernel's space. `width_factor` times the mean cosine distance of two samples is the

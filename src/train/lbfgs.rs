@@ -16,6 +16,11 @@ const MAX_SEARCH: usize = 20;
 /// The objective is summed from f32 products: differences below this share of it mean nothing.
 const NOISE: f64 = 1e-10;
 
+/// Bytes that minimising over so many parameters takes: the memory, and what a line search holds.
+pub fn working_bytes(parameters: usize) -> usize {
+    (2 * MEMORY + 8) * parameters * size_of::<f64>()
+}
+
 /// When to stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stop {

@@ -4,7 +4,9 @@ use super::fit::Options;
 use super::lbfgs::Stop;
 use super::logistic::{self, LogisticOptions, Targets};
 use super::recipe::{self, Features};
+use super::report::{SetTally, match_classes};
 use super::rows::Subset;
+use super::samples::check_class_count;
 use super::{Report, Rows, TrainError, blocks, folds};
 use crate::base::cancel::Cancel;
 use crate::heads::{Classifier, Head, Kind, check_label};
@@ -12,8 +14,8 @@ use crate::heads::{Classifier, Head, Kind, check_label};
 /// Inverse penalty where none is chosen.
 const INVERSE_PENALTY: f64 = 30.0;
 
-/// Fits one logistic regression a class, on unit-length embeddings unless the options want others. `sets[i]` are the classes of
-/// sample `i`, none of them twice; an empty set is a sample of no class.
+/// Fits one logistic regression a class, on unit-length embeddings unless the options want others.
+/// `sets[i]` are the classes of sample `i`, none of them twice; an empty set is a sample of no class.
 ///
 /// # Errors
 /// [`TrainError::Invalid`] for labels out of range or lengths that differ, a class without samples
@@ -35,6 +37,7 @@ pub fn fit_multi_label(
             "{labels} label sets for {embeddings} embeddings"
         )));
     }
+    check_class_count(classes.len())?;
     let mut counts = vec![0_usize; classes.len()];
     for &label in sets.iter().flatten() {
         *counts.get_mut(label as usize).ok_or_else(|| {
@@ -76,7 +79,8 @@ pub fn cross_validate_sets(
     cancel: &Cancel,
 ) -> Result<(Report, Vec<f64>), TrainError> {
     let assigned = folds::stratified(&vec![0; sets.len()], 1, options.folds, options.seed);
-    let (mut judged, mut scores, mut accuracies) = (Vec::new(), Vec::new(), Vec::new());
+    let mut tally = SetTally::new(classes.len());
+    let mut accuracies = Vec::new();
     for fold in 0..options.folds {
         let (kept, held_out) = folds::split(&assigned, fold);
         let train: Vec<Vec<u32>> = kept.iter().map(|&i| sets[i].clone()).collect();
@@ -87,13 +91,12 @@ pub fn cross_validate_sets(
             other => other?,
         };
         let test: Vec<Vec<u32>> = held_out.iter().map(|&i| sets[i].clone()).collect();
-        let subset = Subset::new(rows, &held_out);
-        let found = probabilities(&head, &subset, cancel)?;
-        accuracies.push(Report::of_sets(classes, &test, &found).accuracy);
-        judged.extend(test);
-        scores.extend(found);
+        let (before, right_before) = tally.right();
+        judge(&head, &Subset::new(rows, &held_out), &test, &mut tally, cancel)?;
+        let (judged, right) = tally.right();
+        accuracies.push((right - right_before) as f64 / (judged - before).max(1) as f64);
     }
-    Ok((Report::of_sets(classes, &judged, &scores), accuracies))
+    Ok((tally.report(classes), accuracies))
 }
 
 /// Runs a multi-label head over samples. Classes are matched by label; one that the head lacks is
@@ -108,29 +111,29 @@ pub fn evaluate_sets(
     classes: &[String],
     cancel: &Cancel,
 ) -> Result<Report, TrainError> {
-    let mut all = head.classes().to_vec();
-    all.extend(classes.iter().filter(|label| !head.classes().contains(label)).cloned());
-    let place = |label: &String| all.iter().position(|known| known == label).unwrap_or(0) as u32;
-    let map: Vec<u32> = classes.iter().map(place).collect();
-    let sets: Vec<Vec<u32>> =
-        sets.iter().map(|set| set.iter().map(|&label| map[label as usize]).collect()).collect();
-    let own = head.classes().len();
-    let found: Vec<f32> = probabilities(head, rows, cancel)?
-        .chunks_exact(own)
-        .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0.0, all.len() - own)))
-        .collect();
-    Ok(Report::of_sets(&all, &sets, &found))
+    let (all, places) = match_classes(head.classes(), classes);
+    let place = |&label: &u32| places[label as usize] as u32;
+    let sets: Vec<Vec<u32>> = sets.iter().map(|set| set.iter().map(place).collect()).collect();
+    let mut tally = SetTally::new(all.len());
+    judge(head, rows, &sets, &mut tally, cancel)?;
+    Ok(tally.report(&all))
 }
 
-fn probabilities(head: &Head, rows: &dyn Rows, cancel: &Cancel) -> Result<Vec<f32>, TrainError> {
+/// Adds what the head says of every row to the tally.
+fn judge(
+    head: &Head,
+    rows: &dyn Rows,
+    sets: &[Vec<u32>],
+    tally: &mut SetTally,
+    cancel: &Cancel,
+) -> Result<(), TrainError> {
     let mut row = vec![0.0_f32; rows.width()];
-    let mut all = Vec::with_capacity(rows.len() * head.classes().len());
-    for index in 0..rows.len() {
+    for (index, set) in sets.iter().enumerate() {
         cancel.check()?;
         rows.read(index, &mut row);
-        all.extend(head.predict(&row)?.probabilities);
+        tally.add(set, &head.predict(&row)?.probabilities);
     }
-    Ok(all)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -166,10 +169,14 @@ mod tests {
     #[test]
     fn sets_are_judged_whole_and_class_by_class() {
         let classes = ["striped", "winged"].map(String::from);
-        let truth = vec![vec![0], vec![0, 1], vec![], vec![1]];
+        let truth = [vec![0], vec![0, 1], vec![], vec![1]];
         // Right, one class missing, right, one class too many.
         let found = [0.9, 0.1, 0.8, 0.4, 0.2, 0.3, 0.7, 0.9];
-        let report = Report::of_sets(&classes, &truth, &found);
+        let mut tally = SetTally::new(2);
+        for (set, found) in truth.iter().zip(found.chunks(2)) {
+            tally.add(set, found);
+        }
+        let report = tally.report(&classes);
         assert_eq!((report.samples, report.accuracy), (4, 0.5));
         let [striped, winged] = report.per_class.as_slice() else { panic!("two classes") };
         assert!((striped.precision - 2.0 / 3.0).abs() < 1e-9 && striped.recall == 1.0);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::{read_all, read_block};
 use super::covariance::moments;
-use super::lbfgs::Stop;
+use super::lbfgs::{self, Stop};
 use super::lda::Shrinkage;
 use super::logistic::{self, LogisticOptions};
 use super::perceptron::{self, PerceptronOptions};
@@ -15,6 +15,9 @@ use crate::heads::{Classifier, Kind, Linear, Step, Transform};
 
 /// Up to this many bytes, transformed samples are kept as f32 for the time of a fit.
 const DENSE_BYTES: usize = 64 << 20;
+
+/// Working memory that a fit may take to be tried by `auto`, in bytes.
+const AFFORDABLE: usize = 200 << 20;
 
 /// What is done to the embedding first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +121,25 @@ fn of_kind(kind: Kind, options: &Options) -> Vec<Recipe> {
         Kind::Prototype => vec![one(UnitLength)],
         Kind::Lda | Kind::Slda | Kind::Knn => vec![or(UnitLength)],
         Kind::Mlp => vec![or(Standardised)],
+    }
+}
+
+impl Recipe {
+    /// Whether `auto` may try this: a device has little memory, and many classes or samples can make a
+    /// fit take more of it than there is. A recipe that was asked for is fitted all the same.
+    pub fn is_affordable(&self, samples: &Samples<'_>) -> bool {
+        let (count, width) = (samples.len(), samples.rows.width());
+        let bytes = match self.kind {
+            Kind::Knn => count * width * (size_of::<f32>() + size_of::<half::f16>()),
+            Kind::Softmax if self.features.is_kernel() => {
+                kernel::working_bytes(count, samples.classes.len())
+            }
+            Kind::Softmax | Kind::MultiLabel => {
+                lbfgs::working_bytes(samples.classes.len() * (width + 1))
+            }
+            Kind::Prototype | Kind::Lda | Kind::Slda | Kind::Mlp => 0,
+        };
+        bytes <= AFFORDABLE
     }
 }
 

@@ -1,11 +1,17 @@
 //! How good a head is on samples that it was not trained on.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::calibration::{calibration_error, log_loss, top};
+use super::calibration::{Bins, top};
 use super::{Samples, TrainError};
 use crate::base::cancel::Cancel;
-use crate::heads::Head;
+use crate::heads::{Head, log_sum_exp};
+
+/// Classes up to which a report has a confusion matrix; beyond, nobody could read it, and it would
+/// outweigh the head.
+pub const CONFUSION_CLASSES: usize = 100;
 
 /// Scores of one class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,7 +39,7 @@ pub struct Report {
     pub interval: (f64, f64),
     /// Scores by class, in the order of the classes.
     pub per_class: Vec<ClassScores>,
-    /// `confusion[truth][prediction]` counts samples.
+    /// `confusion[truth][prediction]` counts samples; empty for more than [`CONFUSION_CLASSES`].
     pub confusion: Vec<Vec<u32>>,
     /// Mean cross-entropy in nats, after the temperature.
     pub log_loss: f64,
@@ -46,120 +52,151 @@ pub struct Report {
 impl Report {
     /// From scores before the temperature, in rows of one a class.
     pub fn new(classes: &[String], labels: &[u32], scores: &[f32], temperature: f32) -> Self {
-        let logits: Vec<f32> = scores.iter().map(|v| v / temperature).collect();
-        Self::from_both(classes, labels, scores, &logits)
-    }
-
-    /// From scores before the temperature and logits after it, which may differ from fold to fold.
-    pub(super) fn from_both(
-        classes: &[String],
-        labels: &[u32],
-        scores: &[f32],
-        logits: &[f32],
-    ) -> Self {
-        let width = classes.len();
-        let mut confusion = vec![vec![0_u32; width]; width];
-        for (row, &label) in scores.chunks_exact(width).zip(labels) {
-            confusion[label as usize][top(row)] += 1;
+        let mut tally = Tally::new(classes.len());
+        for (row, &label) in scores.chunks_exact(classes.len().max(1)).zip(labels) {
+            let logits: Vec<f32> = row.iter().map(|v| v / temperature).collect();
+            tally.add(label as usize, row, &logits);
         }
-        let right: u32 = (0..width).map(|class| confusion[class][class]).sum();
-        Self {
-            samples: labels.len(),
-            accuracy: ratio(f64::from(right), labels.len() as f64),
-            interval: wilson(right as usize, labels.len()),
-            per_class: per_class(classes, &confusion),
-            log_loss: log_loss(logits, labels, width, 1.0),
-            ece_before: calibration_error(scores, labels, width, 1.0),
-            ece_after: calibration_error(logits, labels, width, 1.0),
-            confusion,
-        }
-    }
-
-    /// Of sets of classes: `probabilities` has one a class and sample, and a class counts as found
-    /// from one half on. A sample is right if its whole set is; nothing is taken for something else,
-    /// so there is no confusion matrix; the cross-entropy is the mean over classes.
-    pub(super) fn of_sets(classes: &[String], sets: &[Vec<u32>], probabilities: &[f32]) -> Self {
-        let width = classes.len().max(1);
-        let mut counts = vec![[0_u32; 3]; classes.len()]; // hits, there, found
-        let (mut right, mut loss) = (0, 0.0);
-        for (row, set) in probabilities.chunks_exact(width).zip(sets) {
-            let mut whole = true;
-            for (class, &probability) in row.iter().enumerate() {
-                let (there, found) = (set.contains(&(class as u32)), probability >= 0.5);
-                let of_truth = if there { probability } else { 1.0 - probability };
-                loss -= f64::from(of_truth.max(f32::MIN_POSITIVE)).ln();
-                whole &= there == found;
-                let count = &mut counts[class];
-                count[0] += u32::from(there && found);
-                count[1] += u32::from(there);
-                count[2] += u32::from(found);
-            }
-            right += usize::from(whole);
-        }
-        let per_class = classes.iter().zip(&counts).map(|(label, &[hits, there, found])| {
-            let precision = ratio(f64::from(hits), f64::from(found));
-            let recall = ratio(f64::from(hits), f64::from(there));
-            let f1 = ratio(2.0 * precision * recall, precision + recall);
-            ClassScores { label: label.clone(), samples: there as usize, precision, recall, f1 }
-        });
-        let ece = set_calibration_error(sets, probabilities, width);
-        Self {
-            samples: sets.len(),
-            accuracy: ratio(right as f64, sets.len() as f64),
-            interval: wilson(right, sets.len()),
-            per_class: per_class.collect(),
-            confusion: Vec::new(),
-            log_loss: ratio(loss, (sets.len() * width) as f64),
-            ece_before: ece,
-            ece_after: ece,
-        }
-    }
-
-    /// The pairs of classes that are mistaken for each other most: truth, prediction, how often.
-    pub fn most_confused(&self, count: usize) -> Vec<(usize, usize, u32)> {
-        let mut pairs: Vec<_> = self
-            .confusion
-            .iter()
-            .enumerate()
-            .flat_map(|(truth, row)| {
-                row.iter().enumerate().map(move |(prediction, &n)| (truth, prediction, n))
-            })
-            .filter(|(truth, prediction, n)| truth != prediction && *n > 0)
-            .collect();
-        pairs.sort_by_key(|&(truth, prediction, n)| (std::cmp::Reverse(n), truth, prediction));
-        pairs.truncate(count);
-        pairs
+        tally.report(classes)
     }
 }
 
-/// Mean distance between probability and share of truth over ten bins, all classes together.
-fn set_calibration_error(sets: &[Vec<u32>], probabilities: &[f32], width: usize) -> f64 {
-    let mut bins = [(0.0_f64, 0.0_f64); 10];
-    for (row, set) in probabilities.chunks_exact(width).zip(sets) {
-        for (class, &probability) in row.iter().enumerate() {
-            let bin = &mut bins[((probability * 10.0) as usize).min(9)];
+/// A report in the making. Samples are added one by one, because the scores of many samples in many
+/// classes would take more memory than there is.
+#[derive(Debug)]
+pub(super) struct Tally {
+    samples: usize,
+    counts: Vec<Counts>,
+    confusion: Vec<Vec<u32>>,
+    loss: f64,
+    before: Bins,
+    after: Bins,
+}
+
+/// How often a class was there, was said, and both.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    hits: u32,
+    samples: u32,
+    called: u32,
+}
+
+impl Tally {
+    pub(super) fn new(classes: usize) -> Self {
+        let matrix = if classes <= CONFUSION_CLASSES { classes } else { 0 };
+        Self {
+            samples: 0,
+            counts: vec![Counts::default(); classes],
+            confusion: vec![vec![0; matrix]; matrix],
+            loss: 0.0,
+            before: Bins::default(),
+            after: Bins::default(),
+        }
+    }
+
+    /// Adds a sample of class `truth` with the scores before the temperature and the logits after it.
+    /// A class beyond them is one that the head does not have.
+    pub(super) fn add(&mut self, truth: usize, scores: &[f32], logits: &[f32]) {
+        let said = top(scores);
+        self.samples += 1;
+        self.counts[truth].samples += 1;
+        self.counts[said].called += 1;
+        self.counts[truth].hits += u32::from(said == truth);
+        if let Some(cell) = self.confusion.get_mut(truth).and_then(|row| row.get_mut(said)) {
+            *cell += 1;
+        }
+        self.loss +=
+            logits.get(truth).map_or(f64::INFINITY, |&own| f64::from(log_sum_exp(logits) - own));
+        self.before.add(scores, truth);
+        self.after.add(logits, truth);
+    }
+
+    /// The report on what was added.
+    pub(super) fn report(self, classes: &[String]) -> Report {
+        let right: u32 = self.counts.iter().map(|class| class.hits).sum();
+        Report {
+            samples: self.samples,
+            accuracy: ratio(f64::from(right), self.samples as f64),
+            interval: wilson(right as usize, self.samples),
+            per_class: classes.iter().zip(&self.counts).map(|(l, c)| c.scores(l)).collect(),
+            log_loss: ratio(self.loss, self.samples as f64),
+            ece_before: self.before.error(self.samples),
+            ece_after: self.after.error(self.samples),
+            confusion: self.confusion,
+        }
+    }
+}
+
+impl Counts {
+    fn scores(&self, label: &str) -> ClassScores {
+        let hits = f64::from(self.hits);
+        let precision = ratio(hits, f64::from(self.called));
+        let recall = ratio(hits, f64::from(self.samples));
+        let f1 = ratio(2.0 * precision * recall, precision + recall);
+        let samples = self.samples as usize;
+        ClassScores { label: label.to_owned(), samples, precision, recall, f1 }
+    }
+}
+
+/// The same for sets of classes. A class counts as found from a probability of one half on, a sample
+/// as right if its whole set is; nothing is taken for something else, so there is no confusion matrix;
+/// the cross-entropy is the mean over classes, and the calibration error that of all classes together
+/// over ten bins.
+#[derive(Debug)]
+pub(super) struct SetTally {
+    samples: usize,
+    right: usize,
+    counts: Vec<Counts>,
+    loss: f64,
+    bins: [(f64, f64); 10],
+}
+
+impl SetTally {
+    pub(super) fn new(classes: usize) -> Self {
+        let counts = vec![Counts::default(); classes];
+        Self { samples: 0, right: 0, counts, loss: 0.0, bins: [(0.0, 0.0); 10] }
+    }
+
+    /// Adds a sample of the classes `set`; classes beyond the `probabilities` have none.
+    pub(super) fn add(&mut self, set: &[u32], probabilities: &[f32]) {
+        let mut whole = true;
+        for (class, count) in self.counts.iter_mut().enumerate() {
+            let probability = probabilities.get(class).copied().unwrap_or(0.0);
+            let (there, found) = (set.contains(&(class as u32)), probability >= 0.5);
+            let of_truth = if there { probability } else { 1.0 - probability };
+            self.loss -= f64::from(of_truth.max(f32::MIN_POSITIVE)).ln();
+            whole &= there == found;
+            count.hits += u32::from(there && found);
+            count.samples += u32::from(there);
+            count.called += u32::from(found);
+            let bin = &mut self.bins[((probability * 10.0) as usize).min(9)];
             bin.0 += f64::from(probability);
-            bin.1 += f64::from(u8::from(set.contains(&(class as u32))));
+            bin.1 += f64::from(u8::from(there));
+        }
+        self.samples += 1;
+        self.right += usize::from(whole);
+    }
+
+    /// How many samples were added, and how many of them are right.
+    pub(super) fn right(&self) -> (usize, usize) {
+        (self.samples, self.right)
+    }
+
+    /// The report on what was added.
+    pub(super) fn report(&self, classes: &[String]) -> Report {
+        let cells = (self.samples * self.counts.len()) as f64;
+        let distance: f64 = self.bins.iter().map(|(said, is)| (said - is).abs()).sum();
+        Report {
+            samples: self.samples,
+            accuracy: ratio(self.right as f64, self.samples as f64),
+            interval: wilson(self.right, self.samples),
+            per_class: classes.iter().zip(&self.counts).map(|(l, c)| c.scores(l)).collect(),
+            confusion: Vec::new(),
+            log_loss: ratio(self.loss, cells),
+            ece_before: ratio(distance, cells),
+            ece_after: ratio(distance, cells),
         }
     }
-    let distance: f64 = bins.iter().map(|(said, is)| (said - is).abs()).sum();
-    ratio(distance, (sets.len() * width) as f64)
-}
-
-fn per_class(classes: &[String], confusion: &[Vec<u32>]) -> Vec<ClassScores> {
-    classes
-        .iter()
-        .enumerate()
-        .map(|(class, label)| {
-            let hits = f64::from(confusion[class][class]);
-            let samples: u32 = confusion[class].iter().sum();
-            let called: u32 = confusion.iter().map(|row| row[class]).sum();
-            let precision = ratio(hits, f64::from(called));
-            let recall = ratio(hits, f64::from(samples));
-            let f1 = ratio(2.0 * precision * recall, precision + recall);
-            ClassScores { label: label.clone(), samples: samples as usize, precision, recall, f1 }
-        })
-        .collect()
 }
 
 fn ratio(part: f64, whole: f64) -> f64 {
@@ -187,35 +224,35 @@ pub fn wilson(hits: usize, samples: usize) -> (f64, f64) {
 /// # Errors
 /// [`TrainError::Head`] if the embeddings are of another width, [`TrainError::Cancelled`].
 pub fn evaluate(head: &Head, samples: &Samples<'_>, cancel: &Cancel) -> Result<Report, TrainError> {
-    let (classes, labels) = match_classes(head.classes(), samples);
-    // Scores before the temperature; classes that the head lacks can never win.
-    let mut scores = Vec::with_capacity(samples.len() * classes.len());
+    let (classes, places) = match_classes(head.classes(), &samples.classes);
+    let mut tally = Tally::new(classes.len());
+    let mut labels = samples.labels.iter();
     for_each_logits(head, samples, cancel, |logits| {
-        scores.extend(logits.iter().map(|v| v * head.temperature()));
-        scores.extend(std::iter::repeat_n(f32::MIN, classes.len() - logits.len()));
+        let Some(&label) = labels.next() else { return };
+        let scores: Vec<f32> = logits.iter().map(|v| v * head.temperature()).collect();
+        tally.add(places[label as usize], &scores, logits);
     })?;
-    let mut report = Report::new(&classes, &labels, &scores, head.temperature());
-    if !report.log_loss.is_finite() || classes.len() > head.classes().len() {
+    let mut report = tally.report(&classes);
+    if !report.log_loss.is_finite() {
         report.log_loss = f64::from(f32::MAX);
     }
     Ok(report)
 }
 
-fn match_classes(known: &[String], samples: &Samples<'_>) -> (Vec<String>, Vec<u32>) {
+/// The classes that are known and after them those of `others` that are not, and the place of each
+/// of `others` among them.
+pub(super) fn match_classes(known: &[String], others: &[String]) -> (Vec<String>, Vec<usize>) {
     let mut classes = known.to_vec();
-    let map: Vec<u32> = samples
-        .classes
-        .iter()
-        .map(|label| {
-            let at = classes.iter().position(|c| c == label).unwrap_or_else(|| {
-                classes.push(label.clone());
-                classes.len() - 1
-            });
-            at as u32
+    let mut places: HashMap<&str, usize> =
+        known.iter().enumerate().map(|(place, label)| (label.as_str(), place)).collect();
+    let place = |label| {
+        *places.entry(label).or_insert_with(|| {
+            classes.push(String::from(label));
+            classes.len() - 1
         })
-        .collect();
-    let labels = samples.labels.iter().map(|&l| map[l as usize]).collect();
-    (classes, labels)
+    };
+    let found = others.iter().map(String::as_str).map(place).collect();
+    (classes, found)
 }
 
 fn for_each_logits(
@@ -331,7 +368,6 @@ mod tests {
         assert!((report.per_class[1].precision - 0.5).abs() < 1e-12);
         assert!((report.per_class[0].recall - 2.0 / 3.0).abs() < 1e-12);
         assert!(report.per_class[2].f1.abs() < 1e-12);
-        assert_eq!(report.most_confused(1), vec![(0, 1, 1)]);
     }
 
     #[test]

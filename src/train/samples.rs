@@ -6,6 +6,20 @@ use super::rows::{Rows, Subset};
 use super::{TrainError, blocks};
 use crate::heads::check_label;
 
+/// Most classes that are learnt: beyond, weights and their optimiser outgrow the memory of a device.
+pub const MAX_CLASSES: usize = 1000;
+
+/// Checks that so many classes can be learnt.
+///
+/// # Errors
+/// [`TrainError::TooManyClasses`].
+pub fn check_class_count(classes: usize) -> Result<(), TrainError> {
+    if classes > MAX_CLASSES {
+        return Err(TrainError::TooManyClasses { classes, most: MAX_CLASSES });
+    }
+    Ok(())
+}
+
 /// Labelled embeddings. `labels[i]` indexes `classes`; for multi-label training each sample has any
 /// number of them.
 pub struct Samples<'a> {
@@ -94,6 +108,7 @@ impl<'a> Samples<'a> {
         if self.weights.iter().any(|w| !(w.is_finite() && *w > 0.0)) {
             return Err(TrainError::Invalid("a sample's weight is not a positive number".into()));
         }
+        check_class_count(self.classes.len())?;
         for class in &self.classes {
             check_label(class)?;
         }
@@ -148,4 +163,85 @@ pub fn balanced_weights(samples: &Samples<'_>) -> Vec<f32> {
     let share = samples.len() as f32 / counts.len() as f32;
     let factor = |label: u32| share / counts[label as usize] as f32;
     (0..samples.len()).map(|i| samples.weight(i) * factor(samples.labels[i])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::cancel::Cancel;
+    use crate::train::{CONFUSION_CLASSES, DenseRows, Options, Recipe, evaluate, fit};
+
+    /// Two samples for each of so many classes, in 16 dimensions.
+    fn many(classes: usize) -> (Vec<f32>, Vec<u32>, Vec<String>) {
+        let noise = |a: usize, b: usize| {
+            let mut hash = (a as u64 * 1000 + b as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            hash = (hash ^ (hash >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            (hash >> 40) as f32 / (1 << 24) as f32
+        };
+        let row = |i: usize| (0..16).map(move |j| noise(i / 2, j) + 0.05 * noise(i, j + 99));
+        let values = (0..2 * classes).flat_map(row).collect();
+        let labels = (0..2 * classes as u32).map(|i| i / 2).collect();
+        (values, labels, (0..classes).map(|class| format!("class {class}")).collect())
+    }
+
+    #[test]
+    fn as_many_classes_as_are_allowed_are_learnt_and_one_more_is_refused_with_its_reason() {
+        let (values, labels, classes) = many(MAX_CLASSES + 1);
+        let rows = DenseRows::new(&values, 16).unwrap();
+        let refused = Samples::new(&rows, labels, classes).check().unwrap_err().to_string();
+        assert!(refused.contains("1001 different labels") && refused.contains("at most 1000"));
+
+        let (values, labels, classes) = many(MAX_CLASSES);
+        let rows = DenseRows::new(&values, 16).unwrap();
+        let samples = Samples::new(&rows, labels, classes);
+        let options = Options { kind: Some(crate::heads::Kind::Prototype), ..Options::default() };
+        let cancel = Cancel::default();
+        let trained = fit(&samples, &options, &cancel, &mut |_| {}).unwrap();
+        let report = evaluate(&trained.head, &samples, &cancel).unwrap();
+        assert!(report.accuracy > 0.9, "{}", report.accuracy);
+        assert_eq!(report.per_class.len(), MAX_CLASSES);
+        assert!(MAX_CLASSES > CONFUSION_CLASSES && report.confusion.is_empty());
+    }
+
+    #[test]
+    fn labels_that_a_head_lacks_count_as_mistakes_however_many_they_are() {
+        let (values, labels, classes) = many(20);
+        let rows = DenseRows::new(&values, 16).unwrap();
+        let samples = Samples::new(&rows, labels.clone(), classes);
+        let options = Options { kind: Some(crate::heads::Kind::Lda), ..Options::default() };
+        let cancel = Cancel::default();
+        let head = fit(&samples, &options, &cancel, &mut |_| {}).unwrap().head;
+        let right = evaluate(&head, &samples, &cancel).unwrap().accuracy;
+        // Half of the samples have 10,000 labels between them that the head never heard of.
+        let mut classes: Vec<String> = (0..10_000).map(|n| format!("strange {n}")).collect();
+        classes.extend((0..20).map(|class| format!("class {class}")));
+        let strange =
+            (0..40).map(|i| if i % 2 == 0 { i * 250 } else { 10_000 + labels[i as usize] });
+        let samples = Samples::new(&rows, strange.collect(), classes);
+        let report = evaluate(&head, &samples, &cancel).unwrap();
+        assert!((report.accuracy - right / 2.0).abs() < 0.06, "{} {right}", report.accuracy);
+        assert_eq!((report.per_class.len(), report.log_loss), (10_020, f64::from(f32::MAX)));
+    }
+
+    #[test]
+    fn auto_leaves_out_what_would_take_too_much_memory() {
+        let values = vec![0.5_f32; 1280];
+        let row = DenseRows::new(&values, 1280).unwrap();
+        let all = crate::train::recipe::candidates(&Options::default());
+        let tried = |samples: usize, classes: usize| -> Vec<Recipe> {
+            let indices = vec![0; samples];
+            let rows = Subset::new(&row, &indices);
+            let classes = (0..classes).map(|class| class.to_string()).collect();
+            let samples = Samples::new(&rows, vec![0; samples], classes);
+            all.iter().filter(|recipe| recipe.is_affordable(&samples)).copied().collect()
+        };
+        assert_eq!(tried(1000, 6).len(), all.len());
+        let many_samples = tried(100_000, 6);
+        assert!(many_samples.iter().all(|recipe| !recipe.features.is_kernel()));
+        assert!(many_samples.iter().all(|recipe| recipe.kind != crate::heads::Kind::Knn));
+        assert!(many_samples.iter().any(|recipe| recipe.kind == crate::heads::Kind::Softmax));
+        let many_classes = tried(2000, 1000);
+        assert!(many_classes.iter().all(|recipe| recipe.kind != crate::heads::Kind::Softmax));
+        assert!(!many_classes.is_empty());
+    }
 }

@@ -2,11 +2,12 @@
 
 use graftd::client::ErrorKind;
 use graftd::client::messages::{
-    DatasetSettings, DeleteSamplesRequest, Embedding, HeadFormat, HeadKind, ImportedHead, JobState,
-    NewSample, PromotionPolicy, SampleFilter, Split, StartTrainingRequest, TrainingOptions,
-    new_sample,
+    DatasetSettings, DeleteSamplesRequest, Embedding, EvaluateHeadVersionRequest, HeadFormat,
+    HeadKind, ImportedHead, JobState, NewSample, PromotionPolicy, SampleFilter, Split,
+    StartTrainingRequest, TrainingOptions, new_sample,
 };
 use graftd::heads::{Head, Provenance};
+use tokio_stream::StreamExt as _;
 
 use crate::colours::{COLOURS, predict, push, push_colours, sample, train, training};
 use crate::common::daemon::Daemon;
@@ -88,6 +89,71 @@ async fn training_on_nothing_or_on_what_was_deleted_meanwhile_fails_with_a_reaso
     }
     let late = client.start_training(training(PromotionPolicy::Always)).await.unwrap_err();
     assert_eq!(late.kind, ErrorKind::NotFound, "{late}");
+}
+
+#[tokio::test]
+async fn a_dataset_that_goes_while_it_is_embedded_ends_the_training_and_the_next_one_succeeds() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    let busy = crate::jobs::occupy(&daemon);
+    // On a backbone that has seen none of the samples: it waits for a worker.
+    let request =
+        StartTrainingRequest { backbone: "features".into(), ..training(PromotionPolicy::Always) };
+    let job = client.start_training(request).await.unwrap().unwrap();
+    let mut news = client.watch_job(&job.id).await.unwrap();
+    while news.next().await.unwrap().unwrap().phase != "embedding" {}
+    let filter = SampleFilter { dataset: "colours".into(), ..SampleFilter::default() };
+    let delete = DeleteSamplesRequest { filter: Some(filter), whole_dataset: true, dry_run: false };
+    assert_eq!(client.delete_samples(delete).await.unwrap().deleted_count, 30);
+    drop(busy);
+    let ended = crate::jobs::end_of(&client, &job).await;
+    assert_eq!(ended.state(), JobState::Failed, "{ended:?}");
+    let message = ended.failure.unwrap().message;
+    assert!(message.contains("no dataset colours"), "{message}");
+    assert!(client.list_heads("").await.unwrap().is_empty());
+    push_colours(&client, 10).await;
+    let again = train(&client, training(PromotionPolicy::Always)).await;
+    assert_eq!(again.state(), JobState::Succeeded, "{again:?}");
+}
+
+#[tokio::test]
+async fn more_labels_than_can_be_learnt_fail_with_their_number_and_are_reported() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    train(&client, training(PromotionPolicy::Always)).await;
+    let width = daemon.engine.snapshot().backbones["logits"].network.embedding().width;
+    let labelled = |number: u32| {
+        let values = (0..width as u32).map(|i| ((i * 31 + number * 17) % 101) as f32 / 101.0);
+        let embedding = Embedding { backbone: "logits".into(), values: values.collect() };
+        NewSample {
+            dataset: "many".into(),
+            id: number.to_string(),
+            labels: vec![format!("label {number}")],
+            content: Some(new_sample::Content::Embedding(embedding)),
+            split: Split::Train.into(),
+            ..NewSample::default()
+        }
+    };
+    assert_eq!(push(&client, (0..1001).map(labelled).collect()).await, (1001, vec![]));
+    let many = StartTrainingRequest { dataset: "many".into(), ..training(PromotionPolicy::Always) };
+    let job = train(&client, many).await;
+    assert_eq!(job.state(), JobState::Failed, "{job:?}");
+    let message = job.failure.unwrap().message;
+    assert!(message.contains("1001 different labels") && message.contains("at most 1000"));
+    let report = client.get_dataset_report("many", "").await.unwrap();
+    assert!(report.advice[0].contains("at most 1000"), "{:?}", report.advice);
+    assert_eq!(report.dataset.unwrap().labels.len(), 1001);
+    // A head that knows none of these labels is judged on them all the same.
+    let filter = SampleFilter {
+        dataset: "many".into(),
+        split: Split::Train.into(),
+        ..SampleFilter::default()
+    };
+    let request = EvaluateHeadVersionRequest { head: "colour".into(), filter: Some(filter) };
+    let judged = client.evaluate_head_version(request).await.unwrap().evaluation.unwrap();
+    assert_eq!((judged.sample_count, judged.accuracy), (1001, 0.0));
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The disk is full, fails or turns read-only while samples stream in: what cannot be kept is refused
 //! with what to do next, the stream goes on, and nothing that was acknowledged is lost.
 
+#![allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
+
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -8,8 +10,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use graftd::client::messages::{
-    DeleteSamplesRequest, JobState, NewSample, PredictRequest, PromotionPolicy, SampleFilter,
-    StartTrainingRequest, StreamSamplesRequest, new_sample,
+    DeleteSamplesRequest, GetSampleRequest, JobState, NewSample, PredictRequest, PromotionPolicy,
+    SampleFilter, StartTrainingRequest, StreamSamplesRequest, new_sample,
 };
 use graftd::client::{AcknowledgementStream, Client, ClientError, ErrorKind, Picture};
 use graftd::engine::PoolOptions;
@@ -17,6 +19,7 @@ use graftd::rpc::ServerOptions;
 use graftd::store::{INLINE_LIMIT, Options, Store};
 use graftd::vision::{self, ImageFormat};
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::colours::{COLOURS, image, predict, push_colours, sample, train, training};
@@ -177,7 +180,7 @@ async fn a_training_that_cannot_be_recorded_is_told_to_those_who_watch_it() {
         StartTrainingRequest { backbone: "features".into(), ..training(PromotionPolicy::Always) };
     let job = client.start_training(request).await.unwrap().unwrap();
     let mut news = client.watch_job(&job.id).await.unwrap();
-    while tokio_stream::StreamExt::next(&mut news).await.unwrap().unwrap().phase != "embedding" {}
+    while news.next().await.unwrap().unwrap().phase != "embedding" {}
     medium::refuse(state.path(), Refusal::Full);
     drop(busy);
     let ended = crate::jobs::end_of(&client, &job).await;
@@ -188,6 +191,38 @@ async fn a_training_that_cannot_be_recorded_is_told_to_those_who_watch_it() {
     medium::accept(state.path());
     let again = train(&client, training(PromotionPolicy::Always)).await;
     assert_eq!(again.state(), JobState::Succeeded, "{again:?}");
+}
+
+#[tokio::test]
+async fn a_flipped_byte_is_told_as_data_loss_and_what_is_sound_is_handed_out() {
+    let state = tempfile::tempdir().unwrap();
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    for sent in [large(1), red(2)] {
+        client.add_sample(sent).await.unwrap();
+    }
+    drop(client);
+    daemon.end().await;
+    let mut images = std::fs::read_dir(state.path().join("images")).unwrap();
+    let file = images.next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[70_000] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    let get = |id: String| GetSampleRequest {
+        dataset: "colours".into(),
+        id,
+        include_image: true,
+        ..GetSampleRequest::default()
+    };
+    let error = client.get_sample(get(large(1).id)).await.unwrap_err();
+    assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::DataLoss, "CORRUPT"));
+    assert!(error.message.contains("graftd store verify"), "{error}");
+    let sound = client.get_sample(get(red(2).id)).await.unwrap();
+    assert_eq!(sound.image.map(new_sample::Content::Image), red(2).content);
+    client.add_sample(red(3)).await.unwrap();
 }
 
 /// A daemon of its own whose folder of photographs turns read-only: those that need no file go on.

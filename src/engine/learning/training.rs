@@ -38,6 +38,9 @@ pub(super) fn run(
     let backbone = engine.snapshot().resolve(&target)?.backbone;
     let key = backbone.embedding_key();
     let began = Instant::now();
+    // Told before anything is embedded for it.
+    let labels = store.dataset_stats(&request.dataset)?.labels;
+    train::check_class_count(labels.values().filter(|count| count.train > 0).count())?;
     let newest = store.newest_sample(&request.dataset)?;
     let mut told = |done| tell(phase("embedding", EMBEDDING_SHARE * done));
     let embedded =

@@ -1,5 +1,6 @@
 //! `TrainingService`: training as jobs.
 
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::BoxStream;
@@ -88,6 +89,8 @@ impl Wanted {
 
 fn list(learning: &Learning, request: &ListJobsRequest) -> Result<ListJobsResponse, RpcError> {
     const PAGE: usize = 200;
+    // Reports on many classes are long.
+    const MAXIMUM_PAGE_BYTES: usize = 4 << 20;
     let size = ranged("page_size", request.page_size, 1..=1000, 100)? as usize;
     let mut before = match request.page_token.as_str() {
         "" => None,
@@ -100,6 +103,7 @@ fn list(learning: &Learning, request: &ListJobsRequest) -> Result<ListJobsRespon
         head: request.head.clone(),
     };
     let mut jobs = Vec::new();
+    let mut bytes = 0;
     loop {
         let page = learning.jobs().list(before, PAGE)?;
         let last = page.len() < PAGE;
@@ -107,9 +111,10 @@ fn list(learning: &Learning, request: &ListJobsRequest) -> Result<ListJobsRespon
             let id: JobId = job.record.id;
             let job = convert::job(job);
             if wanted.meets(&job) {
+                bytes += job.encoded_len();
                 jobs.push(job);
             }
-            if jobs.len() == size {
+            if jobs.len() == size || bytes > MAXIMUM_PAGE_BYTES {
                 return Ok(ListJobsResponse { jobs, next_page_token: id.to_string() });
             }
             before = Some(id);

@@ -278,3 +278,38 @@ fn an_idle_writer_commits_at_once_and_a_busy_one_gathers() {
     // Three at most: the dataset was made before, then the first, then the rest.
     assert!(commits <= 4, "{commits} commits for 40 samples");
 }
+
+#[test]
+fn of_100_000_different_labels_the_dataset_takes_10_000_and_refuses_the_rest_by_field() {
+    let (_folder, store, parts) = fresh();
+    let labelled = |number: u32| NewSample {
+        id: format!("{number}"),
+        labels: vec![format!("label {number}")],
+        image: None,
+        ..sample(number % 60_000)
+    };
+    let (sender, receiver) = mpsc::channel();
+    let began = std::time::Instant::now();
+    for number in 0..100_000 {
+        let sender = sender.clone();
+        store.add_sample(&parts, labelled(number), move |result| sender.send(result).unwrap());
+    }
+    drop(sender);
+    let (mut added, mut refused) = (0, 0);
+    for result in receiver {
+        match result {
+            Ok(_) => added += 1,
+            Err(StoreError::Invalid { field, reason }) => {
+                assert!(field == "labels" && reason.contains("at most 10000"), "{field}: {reason}");
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    println!("100,000 labels in {:.1} s", began.elapsed().as_secs_f64());
+    assert_eq!((added, refused), (10_000, 90_000));
+    // A label that is there goes on taking samples.
+    let more = NewSample { labels: vec!["label 7".into()], ..labelled(100_000) };
+    assert_eq!(store.add_sample_and_wait(&parts, more).unwrap().outcome, Outcome::Added);
+    assert_eq!(store.dataset_stats(&parts).unwrap().labels.len(), 10_000);
+}

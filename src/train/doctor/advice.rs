@@ -1,6 +1,7 @@
 //! What to do about a diagnosis.
 
 use super::{Diagnosis, Flaw, groups};
+use crate::train::check_class_count;
 
 /// Samples of the largest class for one of the smallest from which a dataset counts as lopsided.
 const LOPSIDED: f64 = 5.0;
@@ -12,6 +13,9 @@ pub fn advice(diagnosis: &Diagnosis) -> Vec<String> {
     let mut advice = Vec::new();
     if diagnosis.counts.len() < 2 {
         advice.push("add samples of a second class: there is nothing to tell apart yet".to_owned());
+    }
+    if let Err(error) = check_class_count(diagnosis.counts.len()) {
+        advice.push(error.to_string());
     }
     let groups = groups(&diagnosis.duplicates);
     let across = groups.iter().filter(|group| group.across_classes).count();

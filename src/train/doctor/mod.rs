@@ -3,6 +3,8 @@
 mod advice;
 mod duplicates;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 pub use advice::advice;
@@ -10,7 +12,7 @@ pub use duplicates::{Duplicate, DuplicateGroup, groups};
 
 use super::fit::{Options, select};
 use super::recipe::candidates;
-use super::{Samples, TrainError, blocks};
+use super::{MAX_CLASSES, Samples, TrainError, blocks};
 use crate::base::cancel::Cancel;
 use crate::heads::{Kind, softmax};
 
@@ -24,6 +26,11 @@ const BLURRED_SHARPNESS: f32 = 15.0;
 const ONE_COLOUR_CONTRAST: f32 = 6.0;
 /// Most findings of one sort.
 const MAX_FINDINGS: usize = 500;
+/// Most pairs of classes.
+const MAX_CONFUSIONS: usize = 10;
+/// With more classes labels are judged by prototypes, which take less memory and time.
+const SOFTMAX_CLASSES: usize = 200;
+
 /// What is known of a sample's photograph.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PhotographFacts {
@@ -94,8 +101,8 @@ pub struct Diagnosis {
     pub accuracy: Option<f64>,
 }
 
-/// Examines a dataset. `facts` is empty or has one entry a sample. A dataset of one class is
-/// examined too, but for its labels.
+/// Examines a dataset. `facts` is empty or has one entry a sample. A dataset of one class, or of more
+/// than can be learnt, is examined too, but for its labels.
 ///
 /// # Errors
 /// As [`super::fit`], for samples that cannot be learnt.
@@ -106,17 +113,17 @@ pub fn examine(
     cancel: &Cancel,
 ) -> Result<Diagnosis, TrainError> {
     match samples.check() {
-        Err(TrainError::OneClass(_)) => blocks::check_finite(samples.rows)?,
+        Err(TrainError::OneClass(_) | TrainError::TooManyClasses { .. }) => {
+            blocks::check_finite(samples.rows)?;
+        }
         other => other?,
     }
     let numbers = samples.counts();
     let (least, most) =
         numbers.iter().fold((usize::MAX, 0), |(low, high), &n| (low.min(n), high.max(n)));
-    let (doubts, confused, accuracy) = if least >= 2 && numbers.len() >= 2 {
-        judge(samples, seed, cancel)?
-    } else {
-        (Vec::new(), Vec::new(), None)
-    };
+    let can_be_judged = least >= 2 && (2..=MAX_CLASSES).contains(&numbers.len());
+    let (doubts, confused, accuracy) =
+        if can_be_judged { judge(samples, seed, cancel)? } else { (Vec::new(), Vec::new(), None) };
     Ok(Diagnosis {
         imbalance: most as f64 / least.max(1) as f64,
         few: (0..numbers.len()).filter(|&class| numbers[class] < FEW_SAMPLES).collect(),
@@ -155,14 +162,14 @@ type Judgement = (Vec<Doubt>, Vec<(usize, usize, u32)>, Option<f64>);
 /// Confident learning (Northcutt et al. 2021): a label is doubtful where a head that had not seen
 /// the sample is surer of another class than it is, on average, of that class's own samples.
 fn judge(samples: &Samples<'_>, seed: u64, cancel: &Cancel) -> Result<Judgement, TrainError> {
+    let classes = samples.classes.len();
     let options = Options {
-        kind: Some(Kind::Softmax),
+        kind: Some(if classes <= SOFTMAX_CLASSES { Kind::Softmax } else { Kind::Prototype }),
         inverse_penalty: Some(30.0),
         seed,
         ..Options::default()
     };
     let held_out = select(samples, &candidates(&options), &options, cancel, &mut |_| {})?;
-    let classes = samples.classes.len();
     let probabilities: Vec<Vec<f32>> = held_out
         .scores
         .chunks_exact(classes)
@@ -194,8 +201,22 @@ fn judge(samples: &Samples<'_>, seed: u64, cancel: &Cancel) -> Result<Judgement,
     }
     doubts.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(a.sample.cmp(&b.sample)));
     doubts.truncate(MAX_FINDINGS);
-    let report = held_out.report;
-    Ok((doubts, report.most_confused(10), Some(report.accuracy)))
+    let pairs = probabilities.iter().enumerate();
+    let pairs = pairs.map(|(at, row)| (label(at), super::calibration::top(row)));
+    Ok((doubts, most_confused(pairs), Some(held_out.report.accuracy)))
+}
+
+/// The pairs of classes that are mistaken for each other most: truth, prediction, how often.
+fn most_confused(pairs: impl Iterator<Item = (usize, usize)>) -> Vec<(usize, usize, u32)> {
+    let mut counts = BTreeMap::new();
+    for pair in pairs.filter(|(truth, said)| truth != said) {
+        *counts.entry(pair).or_insert(0_u32) += 1;
+    }
+    let mut found: Vec<_> =
+        counts.into_iter().map(|((truth, said), count)| (truth, said, count)).collect();
+    found.sort_by_key(|&(truth, said, count)| (std::cmp::Reverse(count), truth, said));
+    found.truncate(MAX_CONFUSIONS);
+    found
 }
 
 #[cfg(test)]
@@ -230,6 +251,26 @@ mod tests {
         let doubted: Vec<usize> = diagnosis.doubts.iter().map(|d| d.sample).collect();
         assert!(doubted.contains(&50) && doubted.contains(&40), "{doubted:?}");
         assert!(doubted.len() <= 4, "{doubted:?}");
+    }
+
+    #[test]
+    fn pairs_of_classes_come_in_the_order_of_their_confusions() {
+        let pairs = [(0, 1), (2, 2), (1, 0), (0, 1), (2, 0), (1, 0)];
+        assert_eq!(most_confused(pairs.into_iter()), [(0, 1, 2), (1, 0, 2), (2, 0, 1)]);
+    }
+
+    #[test]
+    fn more_labels_than_can_be_learnt_are_counted_and_duplicates_found() {
+        let (mut values, _) = dataset();
+        values = values.repeat(40);
+        let rows = DenseRows::new(&values, 16).unwrap();
+        let classes: Vec<String> = (0..1200).map(|class| format!("class {class}")).collect();
+        let labels = (0..2400).map(|i| i % 1200).collect();
+        let samples = Samples::new(&rows, labels, classes);
+        let diagnosis = examine(&samples, &[], 0, &Cancel::default()).unwrap();
+        assert_eq!((diagnosis.counts.len(), diagnosis.accuracy), (1200, None));
+        assert!(!diagnosis.duplicates.is_empty() && diagnosis.doubts.is_empty());
+        assert!(advice(&diagnosis)[0].contains("at most 1000"), "{:?}", advice(&diagnosis));
     }
 
     #[test]
