@@ -72,6 +72,10 @@ learning:
 explanation *flags: release
     {{ python }} benches/compare/explanation.py --graftd target/release/graftd {{ flags }}
 
+# Maps beside pytorch-grad-cam's and labelled boxes. Score-CAM of the large networks takes ten minutes.
+parity:
+    cargo test --test explanations -- --include-ignored --nocapture
+
 # Gradients by feature maps, input and weights beside PyTorch's: real networks, twelve architectures.
 gradients folder="target/architectures":
     {{ python }} tests/reference/architectures.py --out {{ folder }}
