@@ -163,8 +163,15 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [head.as_slice(), payload].concat()
 }
 
+const END_STREAM: u8 = 1;
+
 /// A gRPC call that announces a message of a hundred bytes and sends ten of them.
 fn cut_call(path: &str, last_flags: u8) -> Vec<u8> {
+    call(path, &[&[0, 0, 0, 0, 100][..], &[10; 10]].concat(), last_flags)
+}
+
+/// A gRPC call on a connection of its own, whose client answers nothing that HTTP/2 asks.
+fn call(path: &str, message: &[u8], last_flags: u8) -> Vec<u8> {
     let mut headers = Vec::new();
     for (name, value) in [
         (":method", "POST"),
@@ -181,15 +188,52 @@ fn cut_call(path: &str, last_flags: u8) -> Vec<u8> {
             headers.extend(text.as_bytes());
         }
     }
-    let message = [&[0, 0, 0, 0, 100][..], &[10; 10]].concat();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    [preface, frame(4, 0, 0, &[]), frame(1, 4, 1, &headers), frame(0, last_flags, 1, &message)]
+    [preface, frame(4, 0, 0, &[]), frame(1, 4, 1, &headers), frame(0, last_flags, 1, message)]
         .concat()
+}
+
+/// Sends `bytes` on a connection of their own and waits until the daemon has taken the connection.
+fn send(daemon: &Daemon, bytes: &[u8]) -> TcpStream {
+    let mut connection = TcpStream::connect(&daemon.address).unwrap();
+    connection.write_all(bytes).unwrap();
+    // The daemon's first frame, its settings.
+    connection.read_exact(&mut [0; 9]).unwrap();
+    connection
+}
+
+fn serving_with_patience(drain_seconds: u32) -> (tempfile::TempDir, Daemon) {
+    let state = tempfile::tempdir().unwrap();
+    let mut command = Command::new(GRAFTD);
+    command.env("GRAFTD__SERVER__DRAIN_SECONDS", drain_seconds.to_string());
+    let daemon = Daemon::start_in(command, state.path());
+    (state, daemon)
+}
+
+#[test]
+fn clients_that_leave_connections_and_watches_open_do_not_hold_the_end() {
+    let (_state, daemon) = serving_with_patience(3600);
+    let nothing = [0; 5];
+    let _left_open = [
+        send(&daemon, &call("/graft.v1.DeviceService/GetDevice", &nothing, END_STREAM)),
+        send(&daemon, &call("/grpc.health.v1.Health/Watch", &nothing, END_STREAM)),
+    ];
+    let (status, log) = daemon.terminate_and_tell();
+    assert!(status.success());
+    assert!(log.contains("connections that clients left open are closed"), "{log}");
+}
+
+#[test]
+fn a_call_that_does_not_end_in_time_is_cut_off_and_counted() {
+    let (_state, daemon) = serving_with_patience(1);
+    let _waiting = send(&daemon, &cut_call("/graft.v1.InferenceService/Predict", 0));
+    let (status, log) = daemon.terminate_and_tell();
+    assert!(status.success());
+    assert!(log.contains("\"calls\":1") && log.contains("server.drain_seconds"), "{log}");
 }
 
 #[tokio::test]
 async fn a_call_that_is_cut_in_the_middle_of_a_message_harms_nobody() {
-    const END_STREAM: u8 = 1;
     let daemon = Daemon::start(tempfile::tempdir().unwrap());
     for path in [
         "/graft.v1.InferenceService/Predict",
@@ -199,10 +243,7 @@ async fn a_call_that_is_cut_in_the_middle_of_a_message_harms_nobody() {
         "/inference.GRPCInferenceService/ModelInfer",
     ] {
         for flags in [0, END_STREAM] {
-            let mut connection = TcpStream::connect(&daemon.address).unwrap();
-            connection.write_all(&cut_call(path, flags)).unwrap();
-            // The daemon's first frame, its settings, shows that it has taken the call.
-            connection.read_exact(&mut [0; 9]).unwrap();
+            send(&daemon, &cut_call(path, flags));
         }
         assert!(embeds(&daemon.address).await, "after {path}");
     }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -24,7 +23,6 @@ pub struct Daemon {
     learning: Arc<Learning>,
     server: Server,
     listener: TcpListener,
-    drain: Duration,
     stop: Stop,
 }
 
@@ -66,7 +64,7 @@ impl Daemon {
         let server = Server::new(Arc::clone(&learning), keeper, server_options(config)).await?;
         let listener = bind(config.listen()).await.map_err(AppError::Listen)?;
         let stop = Stop(Arc::new(watch::channel(false).0));
-        Ok(Self { engine, learning, server, listener, drain: config.drain(), stop })
+        Ok(Self { engine, learning, server, listener, stop })
     }
 
     /// The address that was really taken.
@@ -99,19 +97,11 @@ impl Daemon {
     /// When the server fails.
     pub async fn run(self) -> Result<(), AppError> {
         let mut stopping = self.stop.0.subscribe();
-        let mut draining = self.stop.0.subscribe();
         let shutdown = async move {
             // An error means that nobody can stop us any more, which cannot be: we hold a sender.
             let _ = stopping.wait_for(|stop| *stop).await;
         };
-        let overdue = async move {
-            let _ = draining.wait_for(|stop| *stop).await;
-            tokio::time::sleep(self.drain).await;
-        };
-        tokio::select! {
-            ended = self.server.serve(self.listener, shutdown) => ended?,
-            () = overdue => tracing::warn!("some requests did not finish in time; stopping anyway"),
-        }
+        self.server.serve(self.listener, shutdown).await?;
         self.engine.close();
         Ok(())
     }
@@ -141,6 +131,7 @@ fn server_options(config: &Config) -> ServerOptions {
         maximum_message_bytes: config.max_message_bytes(),
         maximum_connections: config.max_connections(),
         maximum_streams: config.max_streams(),
+        drain: config.drain(),
         ..ServerOptions::default()
     }
 }

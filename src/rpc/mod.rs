@@ -4,6 +4,7 @@
 //! back; whatever fails becomes a status in `status`, in one place. `open_inference` is the same for
 //! the Open Inference Protocol.
 
+mod calls;
 mod convert;
 mod deadline;
 mod item_stream;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 use tower::util::MapResponseLayer;
 
+use super::calls::Calls;
 use super::listener::connections;
 use super::meter::Meter;
 use super::open_inference::OpenInference;
@@ -45,7 +46,13 @@ pub struct ServerOptions {
     pub keepalive_interval: Duration,
     /// How long it may take to answer that. Default 10 s.
     pub keepalive_timeout: Duration,
+    /// How long running calls may take to end once the server is told to stop. Default 10 s.
+    pub drain: Duration,
 }
+
+/// What a client has, after its last call, to take what is on its way and to close the connection.
+/// One that does neither is not waited for.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Default for ServerOptions {
     fn default() -> Self {
@@ -56,6 +63,7 @@ impl Default for ServerOptions {
             handshake_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
         }
     }
 }
@@ -175,8 +183,8 @@ impl Server {
         self.drain.clone()
     }
 
-    /// Serves `listener` until `shutdown` is ready, then drains: returns once every call has ended. Who
-    /// cannot wait so long drops the future.
+    /// Serves `listener` until `shutdown` is ready, then drains: returns once every call has ended, and
+    /// every connection or [`FAREWELL`] has, but not later than [`ServerOptions::drain`].
     ///
     /// # Errors
     /// Where the transport fails.
@@ -189,21 +197,52 @@ impl Server {
         let limit = options.maximum_message_bytes;
         let incoming =
             connections(listener, options.maximum_connections, options.handshake_timeout);
-        tonic::transport::Server::builder()
+        let calls = Calls::default();
+        let (draining, drains) = oneshot::channel();
+        let served = tonic::transport::Server::builder()
             .max_concurrent_streams(options.maximum_streams)
             .http2_keepalive_interval(Some(options.keepalive_interval))
             .http2_keepalive_timeout(Some(options.keepalive_timeout))
             // A photograph is larger than HTTP/2's default window of 64 KiB.
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
+            .layer(calls.clone())
             .layer(MapResponseLayer::new(move |response| tonic_status::translate(response, limit)))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, async move {
                 shutdown.await;
                 drain.drain().await;
-            })
-            .await?;
+                // Nobody listens where all has ended already.
+                let _ = draining.send(());
+            });
+        let drained = async move {
+            match drains.await {
+                Ok(()) => drained(&calls, options.drain).await,
+                // The server has failed, which `served` tells.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            served = served => served?,
+            () = drained => {}
+        }
         Ok(())
+    }
+}
+
+/// Waits until no call runs, for at most `patience`, and says what is cut off.
+async fn drained(calls: &Calls, patience: Duration) {
+    let in_time = tokio::time::timeout(patience, calls.quiet_for(FAREWELL)).await.is_ok();
+    let running = calls.count();
+    if in_time || running == 0 {
+        tracing::info!("all calls have ended; connections that clients left open are closed");
+    } else {
+        let seconds = patience.as_secs();
+        tracing::warn!(
+            calls = running,
+            "calls still run {seconds} s (server.drain_seconds) after the order to stop: they are \
+             cut off"
+        );
     }
 }
 

@@ -5,6 +5,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 
 /// The program under test.
 pub const GRAFTD: &str = env!("CARGO_BIN_EXE_graftd");
@@ -16,6 +17,8 @@ pub struct Daemon {
     pub address: String,
     /// Its state folder, where nobody else removes it.
     owned: Option<tempfile::TempDir>,
+    /// What it logs from then on.
+    log: Option<JoinHandle<String>>,
 }
 
 impl Daemon {
@@ -58,17 +61,24 @@ impl Daemon {
             })
             .expect("the daemon says where it listens");
         // Read on, so that the daemon never waits for room in the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, owned: None }
+        let log =
+            std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>().join("\n"));
+        Self { child, address, owned: None, log: Some(log) }
     }
 }
 
 impl Daemon {
     /// Asks it to stop, as systemd does, and waits until it has.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub fn terminate(self) -> ExitStatus {
+        self.terminate_and_tell().0
+    }
+
+    /// The same, and what it has logged since it was ready.
+    pub fn terminate_and_tell(mut self) -> (ExitStatus, String) {
         let pid = rustix::process::Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.child.wait().unwrap()
+        let status = self.child.wait().unwrap();
+        (status, self.log.take().unwrap().join().unwrap())
     }
 }
 
