@@ -183,8 +183,9 @@ impl Server {
         self.drain.clone()
     }
 
-    /// Serves `listener` until `shutdown` is ready, then drains: returns once every call has ended, and
-    /// every connection or [`FAREWELL`] has, but not later than [`ServerOptions::drain`].
+    /// Serves `listener` until `shutdown` is ready, then drains: returns once every call has ended and
+    /// clients had two seconds to close their connections, but not later than
+    /// [`ServerOptions::drain`].
     ///
     /// # Errors
     /// Where the transport fails.
