@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use graftd::heads::{Classifier, Head, Kind, Linear, Matrix, Provenance, Transform};
+use graftd::vision::{ColorMap, ImageFormat, Limits, decode, encode};
 use serde_json::Value;
 
 fn reference(name: &str) -> PathBuf {
@@ -77,6 +78,95 @@ fn explain_prints_one_object_an_image_and_a_failure_in_its_place() {
 }
 
 #[test]
+fn the_overlay_has_the_colours_asked_for_by_name() {
+    let state = state();
+    let overlay = state.path().join("overlay.png");
+    let photograph = reference("pixels/baseline.jpg");
+    let mut seen = Vec::new();
+    for name in ["jet", "turbo", "viridis", "inferno", "magma", "grey"] {
+        let colors: ColorMap = name.parse().unwrap();
+        let flags = ["--colors", name, "--strength", "1", "--resize", "squash"];
+        let file = ["--overlay", overlay.to_str().unwrap()];
+        let explain = ["explain", photograph.to_str().unwrap(), "--method", "eigen-cam"];
+        let output = graftd(state.path(), &[&explain[..], &flags[..], &file[..]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let drawn = decode(&std::fs::read(&overlay).unwrap(), &Limits::default()).unwrap();
+        let palette = colors.palette();
+        assert!(drawn.pixels.as_chunks().0.iter().all(|pixel| palette.contains(pixel)), "{name}");
+        assert!(!seen.contains(&drawn.pixels), "{name} looks like another");
+        seen.push(drawn.pixels);
+    }
+    let output = graftd(state.path(), &["explain", "x.jpg", "--colors", "sepia"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_photograph_that_lies_on_its_side_is_explained_as_it_is_seen() {
+    let state = state();
+    let explain = |image: &Path, overlay: &Path| {
+        let (image, overlay) = (image.to_str().unwrap(), overlay.to_str().unwrap());
+        let flags = ["explain", image, "--json", "--overlay", overlay, "--method", "eigen-cam"];
+        objects(&graftd(state.path(), &flags)).remove(0)
+    };
+    for orientation in 2..=8 {
+        let stored = reference(&format!("pixels/orientation-{orientation}.jpg"));
+        let seen = decode(&std::fs::read(&stored).unwrap(), &Limits::default()).unwrap();
+        let upright = state.path().join("upright.png");
+        std::fs::write(&upright, encode(&seen, ImageFormat::Png).unwrap()).unwrap();
+        let overlays = ["a.png", "b.png"].map(|name| state.path().join(name));
+        let found = explain(&stored, &overlays[0]);
+        let expected = explain(&upright, &overlays[1]);
+        for key in ["raw", "box", "peak"] {
+            assert_eq!(found[key], expected[key], "{key} of orientation {orientation}");
+        }
+        let [drawn, expected] = overlays.map(|file| std::fs::read(file).unwrap());
+        assert_eq!(drawn, expected, "orientation {orientation}");
+    }
+}
+
+#[test]
+fn an_explanation_is_scored_and_held_against_boxes_and_a_network_that_has_forgotten() {
+    let state = state();
+    let boxes = state.path().join("boxes.json");
+    let everywhere = "[[0, 0, 10000, 10000]]";
+    let files = ["baseline.jpg", "subsampled.jpg"];
+    let known = files.map(|file| format!(r#"{{"file": "{file}", "boxes": {everywhere}}}"#));
+    std::fs::write(&boxes, format!("[{}]", known.join(","))).unwrap();
+    let photographs = files.map(|file| reference(&format!("pixels/{file}")).display().to_string());
+    let flags =
+        ["--score", "--sanity", "--method", "eigen-cam", "--boxes", boxes.to_str().unwrap()];
+    let explain = [&["explain", &photographs[0], &photographs[1]], &flags[..]].concat();
+
+    let output = graftd(state.path(), &[&explain[..], &["--json"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found = &objects(&output)[0];
+    let quality = &found["quality"];
+    for curve in ["insertion", "deletion"] {
+        let points = numbers(&quality[format!("{curve}_curve")]);
+        let inner: f64 = points.windows(2).map(|pair| f64::midpoint(pair[0], pair[1])).sum();
+        let area = inner / (points.len() - 1) as f64;
+        assert!((area - quality[curve].as_f64().unwrap()).abs() < 1e-5, "{curve}");
+        assert!(points.iter().all(|point| (0.0..=1.0).contains(point)), "{curve}");
+    }
+    assert!((0.0..=1.0).contains(&quality["average_drop"].as_f64().unwrap()));
+    assert_eq!(found["peak_in_box"], true);
+    assert!((found["energy_in_boxes"].as_f64().unwrap() - 1.0).abs() < 1e-5);
+    let stages = found["sanity"].as_array().unwrap();
+    assert!(stages.len() >= 2, "{stages:?}");
+    for stage in stages {
+        assert!(!stage["node"].as_str().unwrap().is_empty());
+        assert!((-1.0..=1.0).contains(&stage["rank_correlation"].as_f64().unwrap()));
+    }
+
+    let output = graftd(state.path(), &explain);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in ["insertion 0.", "deletion 0.", "average drop 0.", "rank correlation"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.contains("pointing game: 2 of 2; mean energy inside the boxes 1.00"), "{text}");
+}
+
+#[test]
 fn audit_prints_one_object_a_folder_and_writes_a_sheet_that_needs_no_other_file() {
     let state = state();
     let folder = state.path().join("photographs");
@@ -114,6 +204,9 @@ fn audit_prints_one_object_a_folder_and_writes_a_sheet_that_needs_no_other_file(
     let count = |what: &str| page.matches(what).count();
     assert_eq!((count("<h2>"), count("data:image/bmp"), count("data:image/jpeg")), (2, 2, 4));
     assert_eq!((count("src="), count("href=")), (6, 0), "all that it shows is in it");
+    for tile in ["baseline.jpg: ant (like", "grey.jpg: ant (like", "subsampled.jpg: bee (like"] {
+        assert!(page.contains(tile), "the class of its folder is explained: {tile}");
+    }
 }
 
 #[test]

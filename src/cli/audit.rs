@@ -11,8 +11,9 @@ use super::answering::Answering;
 use super::explain::{Choice, draw, run_all, workers};
 use super::{CliError, Global, Outcome, boxes, output};
 use crate::base::atomic;
-use crate::engine::{EngineError, Explained};
+use crate::engine::{EngineError, Explained, Target};
 use crate::explain::audit::{Audit as Findings, ClassAudit, GRID, Look};
+use crate::explain::{ClassName, ClassSpec, Judge};
 use crate::terminal;
 use crate::terminal::print;
 use crate::terminal::sheet::{Section, Tile, contact_sheet};
@@ -21,7 +22,8 @@ use crate::vision::{BoundingBox, ColorMap, DEFAULT_STRENGTH};
 /// Images a class on the contact sheet, the most deviating first.
 const TILES: usize = 12;
 
-/// Explain a folder of photographs class by class.
+/// Explain a folder of photographs class by class: of each photograph the class of its sub-folder where
+/// the network has one of that name, else the most probable one.
 #[derive(Args, Debug)]
 pub(crate) struct Audit {
     /// A folder of photographs; its sub-folders are the classes.
@@ -52,28 +54,34 @@ impl Audit {
         let mut tiles: HashMap<String, Tile> = HashMap::new();
         let mut outcome = Outcome::Complete;
         let options = self.choice.options();
-        run_all(
-            &engine,
-            images,
-            |_| options.clone(),
-            |image, explained| {
-                match explained {
-                    Ok(explained) => {
-                        let class = self.class_of(image);
-                        let look = look(image, &explained, known.of(image))?;
-                        if self.out.is_some() {
-                            tiles.insert(look.image.clone(), tile(image, &explained)?);
-                        }
-                        findings.add(class, look);
+        let labels = engine.registry().snapshot().resolve(&Target::Default)?.labels();
+        let names: Vec<&str> = labels.iter().map(String::as_str).collect();
+        let judge = Judge { head: None, labels: &names };
+        let with_class = |image: &Path| {
+            let class = self.class_of(image);
+            let mut options = options.clone();
+            if options.request.class == ClassSpec::Top && judge.knows(&class) {
+                options.request.class = ClassSpec::One(ClassName::Label(class));
+            }
+            options
+        };
+        run_all(&engine, images, with_class, |image, explained| {
+            match explained {
+                Ok(explained) => {
+                    let class = self.class_of(image);
+                    let look = look(image, &explained, known.of(image))?;
+                    if self.out.is_some() {
+                        tiles.insert(look.image.clone(), tile(image, &explained)?);
                     }
-                    Err(error) => {
-                        outcome = Outcome::SomeFailed;
-                        output::print_failure(image, &error, self.json);
-                    }
+                    findings.add(class, look);
                 }
-                Ok(())
-            },
-        )?;
+                Err(error) => {
+                    outcome = Outcome::SomeFailed;
+                    output::print_failure(image, &error, self.json);
+                }
+            }
+            Ok(())
+        })?;
         let classes = findings.finish();
         for class in &classes {
             self.print(class);

@@ -322,7 +322,7 @@ pub(super) fn draw(
     let Some(picture) = &explained.picture else {
         return Err(CliError::Other("there is no photograph to draw on".into()));
     };
-    let drawn = HeatMap::new(map.height, map.width, &map.values)
+    let drawn = HeatMap::new(map.height, map.width, &map.drawn())
         .and_then(|heat| overlay(picture, &heat, &explained.placement, colors, strength))
         .and_then(|picture| encode(&picture, format));
     Ok(drawn.map_err(EngineError::from)?)

@@ -141,7 +141,7 @@ fn explain_one(
     answer.timings = timings;
 
     let began = Instant::now();
-    let labels = labels(&by, answer.logits.len());
+    let labels = by.labels();
     let names: Vec<&str> = labels.iter().map(String::as_str).collect();
     let head = by.head.as_deref().map(|live| &live.head);
     let judge = Judge { head, labels: &names };
@@ -159,12 +159,4 @@ fn explain_one(
     let elapsed = began.elapsed();
     let picture = prepared.picture;
     Ok(Explained { answer, explanation, labels, picture, placement, quality, elapsed })
-}
-
-/// Labels of all classes of what answers.
-fn labels(by: &Answerer, classes: usize) -> Vec<String> {
-    match &by.head {
-        Some(live) => live.head.classes().to_vec(),
-        None => (0..classes).map(|index| by.backbone.labels.get(index).text).collect(),
-    }
 }

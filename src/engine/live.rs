@@ -217,3 +217,14 @@ pub struct Answerer {
     /// The head that answers; `None` for the backbone's own classifier.
     pub head: Option<Arc<LiveHead>>,
 }
+
+impl Answerer {
+    /// Labels of all classes, in the classifier's order; empty ones where the backbone has none.
+    pub fn labels(&self) -> Vec<String> {
+        let Some(live) = &self.head else {
+            let classes = self.backbone.network.classifier().map_or(0, |found| found.classes);
+            return (0..classes).map(|index| self.backbone.labels.get(index).text).collect();
+        };
+        live.head.classes().to_vec()
+    }
+}

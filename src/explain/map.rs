@@ -1,5 +1,7 @@
 //! From a raw map to the map that is shown: sign, scale, peak, box, energy.
 
+use std::borrow::Cow;
+
 use super::ExplainError;
 use crate::vision::{BoundingBox, HeatMap, Placement};
 
@@ -37,6 +39,8 @@ pub struct Map {
     /// Row by row, 0 to 1 (-1 to 1 where signed); all zero where there is no evidence of the sign
     /// that was asked for.
     pub values: Vec<f32>,
+    /// Which evidence `values` shows.
+    pub evidence: Evidence,
 }
 
 /// The hottest region of a map, in pixels of the network's input.
@@ -79,7 +83,7 @@ impl Map {
             // Divided, not multiplied by the reciprocal: a tiny maximum has an infinite one.
             values.iter_mut().for_each(|value| *value /= most);
         }
-        Ok(Map { height, width, raw, values })
+        Ok(Map { height, width, raw, values, evidence })
     }
 
     /// Whether anything speaks for the class.
@@ -92,7 +96,15 @@ impl Map {
         self.values.iter().all(|value| *value == 0.0)
     }
 
-    /// The map for drawing.
+    /// The values as colours show them, 0 to 1: of a signed map 0 is the middle of the colours.
+    pub fn drawn(&self) -> Cow<'_, [f32]> {
+        match self.evidence {
+            Evidence::For | Evidence::Against => Cow::Borrowed(&self.values),
+            Evidence::Signed => self.values.iter().map(|v| f32::midpoint(*v, 1.0)).collect(),
+        }
+    }
+
+    /// The map as it lies over the input.
     pub fn heat_map(&self) -> Result<HeatMap<'_>, ExplainError> {
         HeatMap::new(self.height, self.width, &self.values)
             .map_err(|_| ExplainError::NotFinite("map's size"))
@@ -205,6 +217,8 @@ mod tests {
         assert_eq!(of(Evidence::For, Scaling::Maximum), [0.0, 0.25, 1.0, 0.0]);
         assert_eq!(of(Evidence::Against, Scaling::Maximum), [1.0, 0.0, 0.0, 0.0]);
         assert_eq!(of(Evidence::Signed, Scaling::Maximum), [-0.5, 0.25, 1.0, 0.0]);
+        let signed = map(&raw, Evidence::Signed, Scaling::Maximum);
+        assert_eq!(*signed.drawn(), [0.25, 0.625, 1.0, 0.5]);
         let positive = map(&[1.0, 2.0, 3.0, 5.0], Evidence::For, Scaling::MinimumToMaximum);
         assert_eq!(positive.values, [0.0, 0.25, 0.5, 1.0]);
     }

@@ -68,7 +68,8 @@ pub fn measure(
     let score = super::Score { kind: ScoreKind::Probability, against: None, ..explanation.score };
     let probability = |input: &[f32]| -> Result<f32, ExplainError> {
         cancel.check()?;
-        Ok(score.value(&judge.logits(&explainer.forward(network, input)?)?))
+        let value = score.value(&judge.logits(&explainer.forward(network, input)?)?);
+        if value.is_finite() { Ok(value) } else { Err(ExplainError::NotFinite("probability")) }
     };
     let mut order: Vec<usize> = (0..heat.len()).collect();
     order.sort_by(|a, b| heat[*b].total_cmp(&heat[*a]));

@@ -150,7 +150,7 @@ fn layer_map(
 }
 
 /// The maps of several layers, each divided by its largest magnitude and brought to the size of the
-/// largest, averaged. One layer's map stays as it is.
+/// largest, averaged. One layer's map stays as it is. A NaN stays one, for [`Map::new`] to refuse.
 fn average(mut maps: Vec<Raw>) -> Result<Raw, ExplainError> {
     if maps.len() <= 1 {
         return maps.pop().ok_or(ExplainError::NoSpatialLayer);
@@ -161,7 +161,7 @@ fn average(mut maps: Vec<Raw>) -> Result<Raw, ExplainError> {
     let count = maps.len() as f32;
     for map in maps {
         let most = map.values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-        if most == 0.0 {
+        if map.values.iter().all(|value| *value == 0.0) {
             continue;
         }
         let enlarged = HeatMap::new(map.height, map.width, &map.values)

@@ -54,8 +54,7 @@ pub fn cascade(
     from_the_top.reverse();
     let per_stage = from_the_top.len().div_ceil(MAX_STAGES).max(1);
     let mut rng = StdRng::seed_from_u64(request.seed);
-    let class = super::ClassName::Index(intact.score.class);
-    let request = Request { class: super::ClassSpec::One(class), ..request.clone() };
+    let request = Request { class: intact.score.spec(), ..request.clone() };
     let mut stages = Vec::new();
     for group in from_the_top.chunks(per_stage) {
         cancel.check()?;

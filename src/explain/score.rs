@@ -68,6 +68,11 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether exactly one class has this label.
+    pub fn knows(&self, label: &str) -> bool {
+        self.labelled(label).is_ok()
+    }
+
     /// The class with this label, or else with this synonym; case does not matter.
     fn labelled(&self, wanted: &str) -> Result<usize, ExplainError> {
         let same = |label: &str| label.trim().to_lowercase() == wanted.trim().to_lowercase();
@@ -104,6 +109,15 @@ pub struct Score {
 }
 
 impl Score {
+    /// The classes, to be asked for again.
+    pub fn spec(&self) -> ClassSpec {
+        let class = ClassName::Index(self.class);
+        match self.against {
+            Some(against) => ClassSpec::Difference(class, ClassName::Index(against)),
+            None => ClassSpec::One(class),
+        }
+    }
+
     /// The score itself.
     pub fn value(&self, logits: &[f32]) -> f32 {
         let of = |numbers: &[f32]| {

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test uses a part
 
 pub mod daemon;
+pub mod json;
 pub mod onnx;
 
 use std::path::PathBuf;

@@ -108,6 +108,23 @@ pub fn model(shape: &[i64], nodes: Vec<NodeProto>, weights: Vec<TensorProto>) ->
     }
 }
 
+/// A network that can be worked out by hand: its only feature map, `map`, is the red channel; of its two
+/// classes the first has the logit `slope` times the mean of that, the second 0.
+pub fn brightness(slope: f32, side: i64) -> ModelProto {
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "conv"),
+        node("Relu", &["conv"], "map"),
+        node("GlobalAveragePool", &["map"], "pooled"),
+        node("Flatten", &["pooled"], "flat"),
+        node("Gemm", &["flat", "matrix"], "logits"),
+    ];
+    let mut kernel = weights("kernel", &[1, 3, 1, 1]);
+    kernel.float_data = vec![1.0, 0.0, 0.0];
+    let mut matrix = weights("matrix", &[1, 2]);
+    matrix.float_data = vec![slope, 0.0];
+    model(&[1, 3, side, side], nodes, vec![kernel, matrix])
+}
+
 /// Loads it as the daemon does.
 pub fn load(model: &ModelProto) -> Result<Network, GraphError> {
     load_bytes(model.encode_to_vec())

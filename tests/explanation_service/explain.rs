@@ -1,10 +1,10 @@
 //! One picture, and pictures as they come.
 
 use crate::common::daemon::{Daemon, photograph};
-use crate::common::onnx::{load, model, node, weights};
+use crate::common::onnx::{brightness, load, model, node, weights};
 use graftd::client::messages::explanation_service_client::ExplanationServiceClient;
 use graftd::client::messages::{
-    ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest, OverlayOptions,
+    Evidence, ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest, OverlayOptions,
     PredictRequest, explain_stream_response::Result as Outcome,
 };
 use graftd::client::{ErrorKind, Picture};
@@ -39,6 +39,32 @@ async fn a_photograph_is_explained_with_map_overlay_and_prediction() {
         assert_eq!(found.class.unwrap().index, answer.predictions[0].index);
         assert!(answer.timings.unwrap().explain_ms > 0.0);
     }
+}
+
+#[tokio::test]
+async fn a_signed_map_of_the_photograph_has_its_zero_at_128_whatever_is_in_it() {
+    let daemon = Daemon::start().await;
+    daemon.serve_too("brightness", load(&brightness(4.0, 16)).unwrap());
+    let client = daemon.client().await;
+    let mut darkest = Vec::new();
+    for evidence in [Evidence::Signed, Evidence::For] {
+        let options = ExplainOptions {
+            class: "0".into(),
+            evidence: evidence.into(),
+            photograph_map: true,
+            ..ExplainOptions::default()
+        };
+        let request = ExplainRequest { backbone: "brightness".into(), ..explain(options) };
+        let found = client.explain(request).await.unwrap().explanation.unwrap();
+        assert!(
+            found.map.iter().all(|value| (0.0..=1.0).contains(value)),
+            "nothing speaks against"
+        );
+        let whole = found.photograph_map.unwrap();
+        assert_eq!(whole.values.iter().max(), Some(&255));
+        darkest.push(*whole.values.iter().min().unwrap());
+    }
+    assert!(darkest[0] >= 128 && darkest[1] < 128, "{darkest:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use graftd::base::cancel::Cancel;
-use graftd::explain::{Demand, Evidence, Explainer, Method, Request, explain, quality, sanity};
+use graftd::explain::{
+    Demand, Evidence, Explainer, Map, Method, Request, explain, quality, sanity,
+};
+use graftd::vision::HeatMap;
 
 use crate::{OWN, common, named, run, small};
 
@@ -33,6 +36,30 @@ fn flip_smoothing_gives_a_picture_and_its_mirror_image_mirrored_maps() {
 }
 
 #[test]
+fn several_layers_give_the_mean_of_their_maps_each_over_its_largest_magnitude() {
+    let network = small("tiny/logits.onnx");
+    let class = "2".parse().unwrap();
+    let request = Request { class, ..Request::default() };
+    let of = |layers: &[&str]| {
+        let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+        run(&network, &picture(), &layers, &request).map
+    };
+    let (first, second) = (of(&["relu1"]), of(&["relu2"]));
+    let both = of(&["relu1", "relu2"]);
+    assert_eq!((both.height, both.width), (first.height, first.width), "that of the larger");
+    let share = |map: &Map| {
+        let most = map.raw.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let scaled: Vec<f32> = map.raw.iter().map(|value| value / most).collect();
+        HeatMap::new(map.height, map.width, &scaled).unwrap().resize(first.height, first.width)
+    };
+    for ((mean, a), b) in both.raw.iter().zip(share(&first)).zip(share(&second)) {
+        assert!((mean - f32::midpoint(a, b)).abs() < 1e-5, "{mean} of {a} and {b}");
+    }
+    assert_ne!(first.raw, both.raw);
+    assert_eq!(of(&["relu1", "relu1"]).raw, first.raw, "a layer counts once");
+}
+
+#[test]
 fn the_map_of_a_difference_is_the_difference_of_the_maps() {
     let network = small("tiny/softmax.onnx");
     let of = |class: &str, evidence| {
@@ -57,15 +84,13 @@ fn the_map_of_a_difference_is_the_difference_of_the_maps() {
 fn every_method_answers_with_finite_numbers_even_for_a_picture_of_one_colour() {
     let Some(assets) = common::assets() else { return };
     let (_, network) = named(&assets, "resnet20-cifar10");
-    for value in [0.0, 1.0, -2.0] {
+    let each = [(0.0, Evidence::For), (1.0, Evidence::Against), (-2.0, Evidence::Signed)];
+    for (value, evidence) in each {
         let input = vec![value; network.plan().input_len()];
         for method in Method::ALL {
-            for evidence in [Evidence::For, Evidence::Against, Evidence::Signed] {
-                let request =
-                    Request { method, evidence, flip_smoothing: true, ..Request::default() };
-                let found = run(&network, &input, &[], &request);
-                assert!(found.map.values.iter().all(|v| v.abs() <= 1.0), "{method} {value}");
-            }
+            let request = Request { method, evidence, flip_smoothing: true, ..Request::default() };
+            let found = run(&network, &input, &[], &request);
+            assert!(found.map.values.iter().all(|v| v.abs() <= 1.0), "{method} {value}");
         }
     }
 }

@@ -7,14 +7,18 @@
 mod common;
 
 mod behaviour;
+mod by_hand;
+mod channels_last;
 mod elephants;
 mod missing;
 mod parity;
 mod refusals;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use common::AssetModel;
+pub use common::json::fixture;
+use common::json::numbers;
 use graftd::base::cancel::Cancel;
 use graftd::explain::{Demand, Explainer, Explanation, Judge, Request, explain};
 use graftd::graph::{Network, Options, Source};
@@ -36,15 +40,9 @@ pub fn named(assets: &Path, id: &str) -> (AssetModel, Network) {
     (model, network)
 }
 
-/// A JSON file of `tests/reference`.
-pub fn fixture(name: &str) -> Value {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
-    serde_json::from_str(&std::fs::read_to_string(path).expect("a fixture")).expect("JSON")
-}
-
 /// A list of numbers.
 pub fn floats(value: &Value) -> Vec<f32> {
-    value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number") as f32).collect()
+    numbers(value).into_iter().map(|number| number as f32).collect()
 }
 
 /// Explains with the network's own classifier.

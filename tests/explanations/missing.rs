@@ -1,6 +1,7 @@
 //! The operators that a network may have and that no rule covers: the error names operator and node
 //! before any work starts, and only where the operator is in the way.
 
+use graftd::backbones::abilities;
 use graftd::explain::{Demand, ExplainError, Explainer, Method, Request};
 use graftd::grad::{Entry, GradError, TABLE};
 use graftd::graph::Network;
@@ -172,6 +173,23 @@ fn each_operator_without_a_rule_is_named_with_its_node_before_any_work() {
         let refused = Explainer::new(&network, &[], Demand::InputGradient, false).unwrap_err();
         assert!(refused.to_string().contains(operator), "{refused}");
         assert!(prepare("last", Method::GradCam).is_ok(), "{operator} lies before it");
+    }
+}
+
+#[test]
+fn the_list_of_layers_says_which_can_be_explained_and_what_is_in_the_way() {
+    for case in cases() {
+        let operator = case.operator;
+        let network = case.network();
+        let abilities = abilities(&network).unwrap();
+        let of = |name: &str| {
+            let at = network.layers().iter().position(|layer| layer.name == name).unwrap();
+            &abilities[at]
+        };
+        assert!(!of("map").explainable && !of("map").trainable, "{operator}");
+        let obstacle = of("map").obstacle.as_deref().unwrap();
+        assert!(obstacle.starts_with(operator), "{operator}: {obstacle}");
+        assert!(of("last").explainable && of("last").obstacle.is_none(), "{operator}");
     }
 }
 

@@ -235,7 +235,7 @@ pub fn explanation(
         }),
         box_energy: region.map_or(0.0, |region| region.energy),
         photograph_map: wanted.photograph_map.then(|| photograph_map(explained, &heat)),
-        overlay: draw(explained, wanted, &heat).map_err(EngineError::from)?.into(),
+        overlay: draw(explained, wanted).map_err(EngineError::from)?.into(),
         quality: explained.quality.as_ref().map(|quality| ExplanationQuality {
             insertion: quality.insertion,
             deletion: quality.deletion,
@@ -247,7 +247,7 @@ pub fn explanation(
 }
 
 fn photograph_map(explained: &Explained, heat: &HeatMap<'_>) -> PhotographMap {
-    let signed = explained.explanation.map.values.iter().any(|value| *value < 0.0);
+    let signed = explained.explanation.map.evidence == Evidence::Signed;
     let byte = |value: f32| {
         let share = if signed { f32::midpoint(value, 1.0) } else { value };
         (share.clamp(0.0, 1.0) * 255.0).round() as u8
@@ -257,17 +257,16 @@ fn photograph_map(explained: &Explained, heat: &HeatMap<'_>) -> PhotographMap {
     PhotographMap { height, width, values }
 }
 
-fn draw(
-    explained: &Explained,
-    wanted: &Explain,
-    heat: &HeatMap<'_>,
-) -> Result<Vec<u8>, VisionError> {
+fn draw(explained: &Explained, wanted: &Explain) -> Result<Vec<u8>, VisionError> {
     let (Some(Overlay { format, colors, strength }), Some(picture)) =
         (wanted.overlay, &explained.picture)
     else {
         return Ok(Vec::new());
     };
-    encode(&overlay(picture, heat, &explained.placement, colors, strength)?, format)
+    let map = &explained.explanation.map;
+    let values = map.drawn();
+    let heat = HeatMap::new(map.height, map.width, &values)?;
+    encode(&overlay(picture, &heat, &explained.placement, colors, strength)?, format)
 }
 
 #[cfg(test)]
