@@ -3,12 +3,13 @@
 //! The way of a file: `onnx` decodes and distrusts it, `topology` orders it and finds waists,
 //! `layout` learns which axes are height and width, `anatomy` finds softmax, classifier and
 //! embedding, `network` puts these together, `view` declares tensors by name on the tract
-//! graph, `plan` runs it. Everything a user sees is described by ONNX tensor names; nobody outside
+//! graph, `plan` runs it, with `kernels` of our own where tract is slow. Everything a user sees is described by ONNX tensor names; nobody outside
 //! needs to know what tract makes of them.
 
 mod anatomy;
 mod error;
 mod export;
+mod kernels;
 mod layout;
 mod network;
 mod onnx;

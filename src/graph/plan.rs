@@ -7,7 +7,7 @@ use tract_onnx::prelude::{
     TypedSimpleState, tvec,
 };
 
-use super::GraphError;
+use super::{GraphError, kernels};
 
 /// An optimised graph with one input and several outputs, shared by all threads.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ impl Plan {
         let mut model = model.clone();
         model.select_output_outlets(outlets).map_err(GraphError::engine(stage))?;
         let mut model = model.into_compact().map_err(GraphError::engine(stage))?;
+        kernels::install(&mut model).map_err(GraphError::engine(stage))?;
         model.optimize().map_err(GraphError::engine(stage))?;
         let input = model.input_fact(0).map_err(GraphError::engine(stage))?;
         let input_shape = input.shape.as_concrete().map(<[_]>::to_vec).ok_or_else(|| {
