@@ -6,10 +6,14 @@ use tract_onnx::tract_core::ops::cnn::{Conv, MaxPool, PoolSpec};
 use tract_onnx::tract_core::ops::math::{Max, Min};
 use tract_onnx_opl::lrn::Lrn;
 
-use super::depthwise::Clamp;
+use super::convolution::Clamp;
 use super::lrn::Normalisation;
 use super::operators;
 use super::window::Window;
+
+/// Up to so many numbers under an output, a convolution is computed directly: a depthwise one, or the
+/// first of a network, over red, green and blue. Beyond, tract's matrix products are faster.
+const FEW: usize = 32;
 
 /// Replaces what a kernel computes faster; what no kernel fits stays as it is. The graph's outputs
 /// keep their order, shapes and, up to rounding, their values.
@@ -18,30 +22,32 @@ use super::window::Window;
 /// When tract cannot rewire the graph.
 pub fn install(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::<()>::default()
-        .with_rule_for("depthwise", |&(), model, node, name, op| depthwise(model, node, name, op))
+        .with_rule_for("convolution", |&(), model, node, name, op| {
+            convolution(model, node, name, op)
+        })
         .with_rule_for("clamp", |&(), model, node, name, op| clamp(model, node, name, op))
         .with_rule_for("max-pool", |&(), model, node, _, op| max_pool(model, node, op))
         .with_rule_for("lrn", |&(), model, node, _, op| lrn(model, node, op))
         .rewrite(&(), model)
 }
 
-/// A convolution with as many groups as channels, in and out.
-fn depthwise(
+/// A depthwise convolution, or one over few channels.
+fn convolution(
     model: &TypedModel,
     node: &TypedNode,
     name: &str,
     op: &Conv,
 ) -> TractResult<Option<TypedModelPatch>> {
-    let channels = op.group;
+    let (groups, channels) = (op.group, op.output_channels());
+    let depth = op.input_channels() / groups;
     let &[image, kernel, bias] = node.inputs.as_slice() else { return Ok(None) };
-    if op.q_params.is_some()
-        || channels == 1
-        || channels != op.input_channels()
-        || channels != op.output_channels()
-    {
+    if op.q_params.is_some() {
         return Ok(None);
     }
     let Some(window) = window(model.outlet_fact(image)?, &op.pool_spec)? else { return Ok(None) };
+    if depth > 1 && depth * window.taps() > FEW {
+        return Ok(None);
+    }
     let kernel_fact = model.outlet_fact(kernel)?;
     if kernel_fact.konst.is_none() || !kernel_fact.is_plain() || !is_f32(kernel_fact) {
         return Ok(None);
@@ -52,19 +58,20 @@ fn depthwise(
     let inputs = patch.taps(model, &[image, kernel])?;
     let kernel = op.wire_kernel_as_g_o_ihw(&mut patch, name, inputs[1])?[0];
     let bias = patch.add_const(format!("{name}.bias_by_channel"), bias)?;
-    let replacement = operators::Depthwise { window, clamp: Clamp::NONE };
+    let replacement =
+        operators::Convolution { window, depth, groups, channels, clamp: Clamp::NONE };
     let output = patch.wire_node(name, replacement, &[inputs[0], kernel, bias])?;
     patch.shunt_outside(model, node.id.into(), output[0])?;
     Ok(Some(patch))
 }
 
-/// A maximum or minimum with a constant behind a depthwise convolution, where nobody else wants to
+/// A maximum or minimum with a constant behind a convolution of ours, where nobody else wants to
 /// see the values before it.
 fn clamp(
     model: &TypedModel,
     node: &TypedNode,
     name: &str,
-    op: &operators::Depthwise,
+    op: &operators::Convolution,
 ) -> TractResult<Option<TypedModelPatch>> {
     let [successor] = node.outputs[0].successors.as_slice() else { return Ok(None) };
     if model.output_outlets()?.contains(&node.id.into()) {
@@ -95,7 +102,7 @@ fn clamp(
     }
     let mut patch = TypedModelPatch::default();
     let inputs = patch.taps(model, &node.inputs)?;
-    let output = patch.wire_node(name, operators::Depthwise { clamp, ..op.clone() }, &inputs)?;
+    let output = patch.wire_node(name, operators::Convolution { clamp, ..op.clone() }, &inputs)?;
     patch.shunt_outside(model, next.id.into(), output[0])?;
     Ok(Some(patch))
 }
@@ -247,7 +254,7 @@ mod tests {
         model.select_output_outlets(&[relu6]).unwrap();
         let (expected, found, operators) = both(&model);
         assert_equal(&expected, &found);
-        assert!(operators.contains(&"DepthwiseKernel".to_owned()), "{operators:?}");
+        assert!(operators.contains(&"ConvolutionKernel".to_owned()), "{operators:?}");
         for gone in ["Conv", "Max", "Min"] {
             assert!(!operators.contains(&gone.to_owned()), "{operators:?}");
         }
@@ -262,17 +269,17 @@ mod tests {
         assert_equal(&expected, &found);
         let unclamped = found[1].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap();
         assert!(unclamped.iter().any(|value| *value < 0.0), "the output before the rectifier");
-        assert!(operators.contains(&"DepthwiseKernel".to_owned()), "{operators:?}");
+        assert!(operators.contains(&"ConvolutionKernel".to_owned()), "{operators:?}");
     }
 
     #[test]
-    fn a_convolution_over_several_channels_is_left_to_tract() {
+    fn a_convolution_over_many_numbers_is_left_to_tract() {
         let (mut model, [_, relu6]) =
-            relu6_network(spec([3, 3], [1, 1], PaddingSpec::Valid), [9, 8], 1);
+            relu6_network(spec([4, 4], [1, 1], PaddingSpec::Valid), [9, 8], 1);
         model.select_output_outlets(&[relu6]).unwrap();
         let (expected, found, operators) = both(&model);
         assert_equal(&expected, &found);
-        assert!(!operators.contains(&"DepthwiseKernel".to_owned()), "{operators:?}");
+        assert!(!operators.contains(&"ConvolutionKernel".to_owned()), "{operators:?}");
     }
 
     #[test]
@@ -307,11 +314,12 @@ mod tests {
         fn any_geometry_gives_what_tract_gives(
             size in [1usize..=4, 1usize..=4],
             stride in [1usize..=3, 1usize..=3],
+            group in prop::sample::select(vec![1, CHANNELS]),
             side in [5usize..=20, 5usize..=60],
             padding in any_padding(),
         ) {
             let pool = spec(size, stride, padding);
-            let (mut model, [_, relu6]) = relu6_network(pool.clone(), side, CHANNELS);
+            let (mut model, [_, relu6]) = relu6_network(pool.clone(), side, group);
             let pool = MaxPool { pool_spec: pool, with_index_outputs: None };
             let image = model.input_outlets().unwrap()[0];
             let pooled = model.wire_node("pool", pool, &[image]).unwrap()[0];

@@ -22,12 +22,13 @@ impl Kernel for MaxPool<'_> {
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
         let Self { window, input, output } = self;
-        let mut slider = Slider::new(window, SMALLEST);
+        let mut slider = Slider::new(window, 1, SMALLEST);
         let planes = input
             .chunks_exact(window.input_len())
             .zip(output.chunks_exact_mut(window.output_len()));
         for (input, output) in planes {
-            slider.slide::<A, _>(&Largest, input, output);
+            slider.fill(input);
+            slider.slide::<A, _>(&Largest, output);
         }
     }
 }

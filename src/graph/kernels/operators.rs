@@ -2,16 +2,22 @@
 
 use tract_onnx::tract_core::internal::*;
 
-use super::depthwise::{Clamp, depthwise};
+use super::convolution::{Clamp, Filters, convolve};
 use super::lrn::{Normalisation, lrn};
 use super::max_pool::max_pool;
 use super::window::Window;
 
-/// [`depthwise`] of (image, weights by channel and tap, bias by channel), channels first.
+/// [`convolve`] of (image, weights, bias), channels first.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Depthwise {
+pub struct Convolution {
     /// How it slides over the last two axes.
     pub window: Window,
+    /// Input channels a group.
+    pub depth: usize,
+    /// Groups of channels.
+    pub groups: usize,
+    /// Output channels.
+    pub channels: usize,
     /// What it does to its outputs.
     pub clamp: Clamp,
 }
@@ -30,11 +36,11 @@ pub struct Lrn {
     pub normalisation: Normalisation,
 }
 
-impl Eq for Depthwise {}
+impl Eq for Convolution {}
 
-impl Op for Depthwise {
+impl Op for Convolution {
     fn name(&self) -> StaticName {
-        "DepthwiseKernel".into()
+        "ConvolutionKernel".into()
     }
 
     fn info(&self) -> TractResult<Vec<String>> {
@@ -44,21 +50,23 @@ impl Op for Depthwise {
     op_as_typed_op!();
 }
 
-impl EvalOp for Depthwise {
+impl EvalOp for Convolution {
     op_out_of_plan!();
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let (image, weights, bias) = args_3!(inputs);
-        map(&image, &slid(&self.window, image.shape()), |image, output| {
-            depthwise(self.window, image, floats(&weights)?, floats(&bias)?, self.clamp, output);
+        let Self { window, depth, groups, channels, clamp } = *self;
+        let filters = Filters { depth, groups, weights: floats(&weights)?, bias: floats(&bias)? };
+        map(&image, &slid(&window, channels, image.shape()), |image, output| {
+            convolve(window, filters, clamp, image, output);
             Ok(())
         })
     }
 }
 
-impl TypedOp for Depthwise {
+impl TypedOp for Convolution {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        slid_fact(&self.window, inputs[0])
+        slid_fact(&self.window, self.channels.into(), inputs[0])
     }
 
     as_op!();
@@ -81,7 +89,9 @@ impl EvalOp for MaxPool {
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let image = args_1!(inputs);
-        map(&image, &slid(&self.window, image.shape()), |image, output| {
+        let shape = image.shape();
+        let channels = shape[shape.len() - 3];
+        map(&image, &slid(&self.window, channels, shape), |image, output| {
             max_pool(self.window, image, output);
             Ok(())
         })
@@ -90,7 +100,8 @@ impl EvalOp for MaxPool {
 
 impl TypedOp for MaxPool {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        slid_fact(&self.window, inputs[0])
+        let shape = &inputs[0].shape;
+        slid_fact(&self.window, shape[shape.len() - 3].clone(), inputs[0])
     }
 
     as_op!();
@@ -151,12 +162,12 @@ fn floats(tensor: &Tensor) -> TractResult<&[f32]> {
     tensor.try_as_plain_ram()?.as_slice::<f32>()
 }
 
-/// `shape` with the window's output as its last two axes.
-fn slid<D: Clone + From<usize>>(window: &Window, shape: &[D]) -> TVec<D> {
-    let leading = shape.len().saturating_sub(2);
-    shape[..leading].iter().cloned().chain(window.output.map(D::from)).collect()
+/// `shape` with other channels and the window's output as its last three axes.
+fn slid<D: Clone + From<usize>>(window: &Window, channels: D, shape: &[D]) -> TVec<D> {
+    let leading = shape[..shape.len().saturating_sub(3)].iter().cloned();
+    leading.chain([channels]).chain(window.output.map(D::from)).collect()
 }
 
-fn slid_fact(window: &Window, input: &TypedFact) -> TractResult<TVec<TypedFact>> {
-    Ok(tvec!(input.datum_type.fact(slid(window, &input.shape.to_tvec()))))
+fn slid_fact(window: &Window, channels: TDim, input: &TypedFact) -> TractResult<TVec<TypedFact>> {
+    Ok(tvec!(input.datum_type.fact(slid(window, channels, &input.shape.to_tvec()))))
 }

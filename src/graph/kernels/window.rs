@@ -1,6 +1,6 @@
 //! A window that slides over planes, with everything it reads made consecutive.
 //!
-//! A window of stride 2 reads every second number, which no vector load does. So a plane is first
+//! A window of stride 2 reads every second number, which no vector load does. So each plane is first
 //! rearranged into its phases: phase (y, x) holds the rows y, y + stride, ... of the padded plane
 //! and of these the columns x, x + stride, .... Then every tap of the window, whatever its stride
 //! and dilation, reads one phase from a fixed offset on, a number per output, and the outputs of a
@@ -41,7 +41,7 @@ pub trait Reduction {
     fn finish(&self, sum: f32) -> f32;
 }
 
-/// A plane in phases, and room for a run. Made once a call, used for one plane after the other.
+/// Planes in phases, and room for a run. Made once a call, filled anew for each group of planes.
 pub struct Slider {
     window: Window,
     /// Rows and columns of a phase.
@@ -49,9 +49,9 @@ pub struct Slider {
     pitch: usize,
     /// The phases that some tap reads, as (vertical, horizontal).
     phases: Vec<[usize; 2]>,
-    /// Where in `values` each tap begins to read, row-major.
+    /// Where in `values` each tap begins to read, plane by plane and row-major in each.
     offsets: Vec<usize>,
-    /// The phases one after the other; what is padding is written once and stays.
+    /// The phases of one plane after the other; what is padding is written once and stays.
     values: Vec<f32>,
     /// The run over a whole plane, where rows are short.
     joined: Vec<f32>,
@@ -93,13 +93,13 @@ impl Window {
 }
 
 impl Slider {
-    /// For planes of `window`, whose sizes and strides are at least 1; `padding` is what the window
-    /// reads outside of them.
-    pub fn new(window: Window, padding: f32) -> Self {
+    /// For groups of `depth` planes of `window`, whose sizes and strides are at least 1; `padding` is
+    /// what the window reads outside of them.
+    pub fn new(window: Window, depth: usize, padding: f32) -> Self {
         let (rows, pitch) = (window.phase_len(0), window.phase_len(1));
         let [stride_y, stride_x] = window.stride;
         let mut phases = Vec::new();
-        let mut offsets = Vec::with_capacity(window.taps());
+        let mut offsets = Vec::with_capacity(depth * window.taps());
         for y in (0..window.size[0]).map(|index| window.reach(0, index)) {
             for x in (0..window.size[1]).map(|index| window.reach(1, index)) {
                 let phase = [y % stride_y, x % stride_x];
@@ -111,66 +111,62 @@ impl Slider {
                 offsets.push((position * rows + y / stride_y) * pitch + x / stride_x);
             }
         }
-        let values = vec![padding; phases.len() * rows * pitch];
-        let joined = if window.output[1] < LONG_ROW && window.output_len() > 0 {
+        let plane = phases.len() * rows * pitch;
+        for further in window.taps()..depth * window.taps() {
+            offsets.push(offsets[further - window.taps()] + plane);
+        }
+        let joined = if window.output[1] < LONG_ROW {
             vec![0.0; (window.output[0] - 1) * pitch + window.output[1]]
         } else {
             Vec::new()
         };
-        Self { window, rows, pitch, phases, offsets, values, joined }
+        Self { window, rows, pitch, phases, offsets, values: vec![padding; depth * plane], joined }
     }
 
-    /// Slides over `input`, a plane of [`Window::input_len`] values, and writes every output into
-    /// `output`, a plane of [`Window::output_len`].
+    /// Takes the planes of a group apart into their phases.
     #[inline(always)]
-    pub fn slide<A: Arithmetic, R: Reduction>(
-        &mut self,
-        reduction: &R,
-        input: &[f32],
-        output: &mut [f32],
-    ) {
-        self.fill(input);
-        let width = self.window.output[1];
-        if width == 0 {
-            return;
+    pub fn fill(&mut self, planes: &[f32]) {
+        let Self { window, rows, pitch, ref phases, ref mut values, .. } = *self;
+        let Window { input: [_, width], stride, before, .. } = window;
+        let planes = planes.chunks_exact(window.input_len());
+        for (plane, values) in planes.zip(values.chunks_exact_mut(phases.len() * rows * pitch)) {
+            for (phase, values) in phases.iter().zip(values.chunks_exact_mut(rows * pitch)) {
+                let columns = window.inside(1, phase[1]);
+                if columns.is_empty() {
+                    continue;
+                }
+                for row in window.inside(0, phase[0]) {
+                    let from = (row * stride[0] + phase[0] - before[0]) * width
+                        + (columns.start * stride[1] + phase[1] - before[1]);
+                    let target = &mut values[row * pitch..][columns.clone()];
+                    // Constant strides become shuffles of whole vectors.
+                    match stride[1] {
+                        1 => target.copy_from_slice(&plane[from..][..target.len()]),
+                        2 => gather::<2>(&plane[from..], target),
+                        other => {
+                            let source = plane[from..].iter().step_by(other);
+                            target.iter_mut().zip(source).for_each(|(to, from)| *to = *from);
+                        }
+                    }
+                }
+            }
         }
-        let Self { offsets, values, joined, pitch, .. } = self;
+    }
+
+    /// Slides over what [`Slider::fill`] took, and writes every output into `output`, a plane of
+    /// [`Window::output_len`].
+    #[inline(always)]
+    pub fn slide<A: Arithmetic, R: Reduction>(&mut self, reduction: &R, output: &mut [f32]) {
+        let Self { window, pitch, ref offsets, ref values, ref mut joined, .. } = *self;
+        let rows = output.chunks_exact_mut(window.output[1]).enumerate();
         if joined.is_empty() {
-            for (index, row) in output.chunks_exact_mut(width).enumerate() {
-                run::<A, R>(reduction, offsets, &values[index * *pitch..], row);
+            for (index, row) in rows {
+                run::<A, R>(reduction, offsets, &values[index * pitch..], row);
             }
         } else {
             run::<A, R>(reduction, offsets, values, joined);
-            for (index, row) in output.chunks_exact_mut(width).enumerate() {
-                row.copy_from_slice(&joined[index * *pitch..][..width]);
-            }
-        }
-    }
-
-    /// Takes a plane apart into its phases.
-    #[inline(always)]
-    fn fill(&mut self, plane: &[f32]) {
-        let Window { input: [_, width], stride, before, .. } = self.window;
-        let phase_len = self.rows * self.pitch;
-        for (phase, values) in self.phases.iter().zip(self.values.chunks_exact_mut(phase_len)) {
-            let rows = self.window.inside(0, phase[0]);
-            let columns = self.window.inside(1, phase[1]);
-            if columns.is_empty() {
-                continue;
-            }
-            for row in rows {
-                let from = (row * stride[0] + phase[0] - before[0]) * width
-                    + (columns.start * stride[1] + phase[1] - before[1]);
-                let target = &mut values[row * self.pitch..][columns.clone()];
-                // Constant strides become shuffles of whole vectors.
-                match stride[1] {
-                    1 => target.copy_from_slice(&plane[from..][..target.len()]),
-                    2 => gather::<2>(&plane[from..], target),
-                    other => {
-                        let source = plane[from..].iter().step_by(other);
-                        target.iter_mut().zip(source).for_each(|(to, from)| *to = *from);
-                    }
-                }
+            for (index, row) in rows {
+                row.copy_from_slice(&joined[index * pitch..][..window.output[1]]);
             }
         }
     }
@@ -315,18 +311,21 @@ pub mod tests {
             let plane = |shift: usize| -> Vec<f32> {
                 (0..window.input_len()).map(|index| ((index * 31 + shift) % 17) as f32).collect()
             };
-            let mut slider = Slider::new(window, 0.0);
-            // The second plane must not see the first.
-            for plane in [plane(0), plane(5)] {
+            let mut slider = Slider::new(window, 2, 0.0);
+            // The second group must not see the first.
+            for group in [[plane(0), plane(1)], [plane(5), plane(6)]] {
                 let mut found = vec![f32::NAN; window.output_len()];
-                slider.slide::<Exact, _>(&Sum, &plane, &mut found);
+                slider.fill(&group.concat());
+                slider.slide::<Exact, _>(&Sum, &mut found);
                 for y in 0..window.output[0] {
                     for x in 0..window.output[1] {
                         let mut expected = 0.0;
-                        for tap in 0..window.taps() {
-                            let place = [tap / window.size[1], tap % window.size[1]];
-                            let value = under(&window, &plane, [y, x], place).unwrap_or(0.0);
-                            expected += (tap + 1) as f32 * value;
+                        for tap in 0..2 * window.taps() {
+                            let (plane, tap_of_plane) = (tap / window.taps(), tap % window.taps());
+                            let place =
+                                [tap_of_plane / window.size[1], tap_of_plane % window.size[1]];
+                            let value = under(&window, &group[plane], [y, x], place);
+                            expected += (tap + 1) as f32 * value.unwrap_or(0.0);
                         }
                         prop_assert_eq!(found[y * window.output[1] + x], expected);
                     }
