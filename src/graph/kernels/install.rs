@@ -318,8 +318,17 @@ mod tests {
             side in [5usize..=20, 5usize..=60],
             padding in any_padding(),
         ) {
+            // Rounding up is for pools alone.
+            #[allow(clippy::wildcard_enum_match_arm)]
+            let of_convolution = match padding.clone() {
+                PaddingSpec::ExplicitOnnxPool(before, after, _) => {
+                    PaddingSpec::Explicit(before, after)
+                }
+                other => other,
+            };
+            let convolution = spec(size, stride, of_convolution);
+            let (mut model, [_, relu6]) = relu6_network(convolution, side, group);
             let pool = spec(size, stride, padding);
-            let (mut model, [_, relu6]) = relu6_network(pool.clone(), side, group);
             let pool = MaxPool { pool_spec: pool, with_index_outputs: None };
             let image = model.input_outlets().unwrap()[0];
             let pooled = model.wire_node("pool", pool, &[image]).unwrap()[0];

@@ -91,7 +91,7 @@ mod tests {
                 for at in 0..plane {
                     let sum: f64 =
                         (first..=last).map(|c| f64::from(input[c * plane + at]).powi(2)).sum();
-                    let divisor = (1.5 + 0.3f32 as f64 / size as f64 * sum).powf(beta.into());
+                    let divisor = (1.5 + f64::from(0.3f32) / size as f64 * sum).powf(beta.into());
                     let expected = f64::from(input[channel * plane + at]) / divisor;
                     let found = f64::from(output[channel * plane + at]);
                     prop_assert!((found - expected).abs() < 1e-5, "{found} {expected}");

@@ -7,6 +7,11 @@
 //!
 //! This is the only place in graftd where `unsafe` may stand, each block with its reason.
 
+// Only what is inlined is compiled for a processor's widest instructions.
+#![allow(clippy::inline_always)]
+// tract's macros for operators expect all of its `internal` names.
+#![allow(clippy::wildcard_imports)]
+
 mod convolution;
 mod install;
 mod lrn;
