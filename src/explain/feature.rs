@@ -42,9 +42,7 @@ impl Axes {
     /// The value as channels, rows, columns.
     pub fn read<'a>(&self, value: &'a [f32]) -> FeatureMap<'a> {
         let [channels, height, width] = self.extents;
-        let dense = [height * width, width, 1];
-        let in_order = (0..3).all(|i| self.extents[i] == 1 || self.strides[i] == dense[i]);
-        let values = if in_order {
+        let values = if self.in_order() {
             Cow::Borrowed(value)
         } else {
             let mut copy = Vec::with_capacity(value.len());
@@ -62,12 +60,25 @@ impl Axes {
         let [channels, height, width] = self.extents;
         let area = height * width;
         let mut value = vec![0.0; channels * area];
+        if self.in_order() {
+            for (plane, whole) in value.chunks_exact_mut(area).zip(by_channel) {
+                plane.fill(whole / area as f32);
+            }
+            return value;
+        }
         for (channel, whole) in by_channel.iter().enumerate().take(channels) {
             for pixel in 0..area {
                 value[self.offset(channel, pixel)] = whole / area as f32;
             }
         }
         value
+    }
+
+    /// Whether the value lies as channels, rows, columns already.
+    fn in_order(&self) -> bool {
+        let [_, height, width] = self.extents;
+        let dense = [height * width, width, 1];
+        (0..3).all(|i| self.extents[i] == 1 || self.strides[i] == dense[i])
     }
 
     /// Offset of a pixel of a channel in the value.

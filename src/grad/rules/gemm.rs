@@ -8,6 +8,9 @@ use crate::grad::real::Real;
 /// Distances between rows and between columns.
 pub type Strides = (usize, usize);
 
+/// Up to one in so many, single columns of a matrix cost less than a walk through all of it.
+const SELDOM: usize = 64;
+
 /// `c += a b`, with `a` of m x k, `b` of k x n and `c` of m x n lying at these strides.
 ///
 /// The first elements of the slices are the matrices' first elements; slices too short for their
@@ -35,24 +38,28 @@ pub fn multiply_add<T: Real>(
     general_mat_mul(T::one(), &a, &b, T::one(), &mut c);
 }
 
-/// `y += a x`, walking the matrix along its contiguous axis.
+/// `y += a x`, walking the matrix along its contiguous axis, or only where `x` is not zero if that
+/// is seldom: the seed of one class is zero but for one entry.
 fn matrix_vector<T: Real>(
     (m, k): (usize, usize),
     (a, (row, column)): (&[T], Strides),
     (x, x_step): (&[T], usize),
     (y, y_step): (&mut [T], usize),
 ) {
-    if column == 1 && x_step == 1 {
+    let present: Vec<usize> = (0..k).filter(|j| x[j * x_step] != T::zero()).collect();
+    if present.len() * SELDOM <= k {
+        for j in present {
+            for i in 0..m {
+                y[i * y_step] += a[i * row + j * column] * x[j * x_step];
+            }
+        }
+    } else if column == 1 && x_step == 1 {
         for i in 0..m {
             y[i * y_step] += dot(&a[i * row..i * row + k], &x[..k]);
         }
     } else if row == 1 && y_step == 1 {
         for j in 0..k {
             let factor = x[j * x_step];
-            // The seed of one class is zero but for one entry.
-            if factor == T::zero() {
-                continue;
-            }
             let column = &a[j * column..j * column + m];
             y[..m].iter_mut().zip(column).for_each(|(y, a)| *y += *a * factor);
         }
@@ -80,6 +87,24 @@ pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vector_of_few_entries_gives_the_sum_of_their_columns() {
+        let (m, k) = (3, 2 * SELDOM);
+        let matrix: Vec<f64> = (0..m * k).map(|i| (i % 23) as f64 - 11.0).collect();
+        for entries in [vec![], vec![5], vec![0, k - 1], vec![1, 2, 3]] {
+            let mut x = vec![0.0; k];
+            entries.iter().for_each(|&j| x[j] = 2.0 + j as f64);
+            for (row, column) in [(k, 1), (1, m)] {
+                let mut y = vec![1.0; m];
+                multiply_add((m, k, 1), (&matrix, (row, column)), (&x, (1, 1)), (&mut y, (1, 1)));
+                for (i, y) in y.iter().enumerate() {
+                    let sum: f64 = (0..k).map(|j| matrix[i * row + j * column] * x[j]).sum();
+                    assert_eq!(*y, 1.0 + sum, "{entries:?} {row} {column}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_shape_and_stride_gives_the_plain_triple_loop() {
