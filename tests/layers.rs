@@ -34,6 +34,9 @@ const NETWORK_CRATES: &[&str] = &["tokio", "tonic", "prost", "hyper"];
 /// An ONNX file is protobuf too: what reads and writes one may decode and encode it.
 const ONNX_FILES: &[&str] = &["graph/onnx.rs", "graph/export.rs"];
 
+/// The only folder in which `unsafe` may be allowed.
+const KERNELS: &str = "graph/kernels/";
+
 /// The only files that speak of gRPC's status codes.
 const STATUS_CODES: &[&str] = &["rpc/status.rs", "client/error.rs"];
 
@@ -71,6 +74,13 @@ fn an_upward_import_is_found_in_every_spelling() {
     assert_eq!(violations("train/fit.rs", "use crate::explain::Map;").len(), 1);
     assert_eq!(violations("client/mod.rs", "use crate::rpc::status;").len(), 1);
     assert_eq!(violations("engine/mod.rs", "use crate::proto::graft::v1::Image;").len(), 1);
+}
+
+#[test]
+fn unsafe_code_is_allowed_in_the_kernels_alone() {
+    let text = "#[allow(unsafe_code)]\nfn f() {}";
+    assert_eq!(violations("graph/plan.rs", text).len(), 1);
+    assert_eq!(violations("graph/kernels/processor.rs", text).len(), 0);
 }
 
 #[test]
@@ -173,6 +183,12 @@ fn violations(file: &str, text: &str) -> Vec<Violation> {
             if first_names(rest).iter().any(|name| name == "Code") {
                 report(offset, format!("status codes belong to {}", STATUS_CODES.join(" and ")));
             }
+        }
+    }
+
+    if !file.starts_with(KERNELS) {
+        for (offset, _) in code.match_indices("allow(unsafe_code)") {
+            report(offset, format!("unsafe code belongs to src/{KERNELS}"));
         }
     }
 
