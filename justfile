@@ -89,3 +89,7 @@ store:
 # A thousand times kill -9 in the middle of a stream.
 kill rounds="1000":
     GRAFTD_KILL_ROUNDS={{ rounds }} cargo test --test store_crash -- --nocapture
+
+# Two hundred trainings with poisoned labels over gRPC: what went live, and how good it stayed.
+poison jobs="200":
+    GRAFTD_POISON_JOBS={{ jobs }} cargo test --test learning poison -- --nocapture

@@ -165,19 +165,29 @@ impl Store {
         let head = head.clone();
         self.write(Urgency::Now, move |session| {
             let number = number(session.connection, &head)?;
-            require_version(session, number, &head, version)?;
-            if activations(session.connection, number)?.first() != Some(&version) {
-                session.connection.execute(
-                    "INSERT INTO activations (head, version, activated_at) VALUES (?1, ?2, ?3)",
-                    params![number, version, clock::now().0],
-                )?;
-                session.connection.execute(
-                    "DELETE FROM activations WHERE head = ?1 AND number NOT IN (
-                     SELECT number FROM activations WHERE head = ?1 ORDER BY number DESC LIMIT ?2)",
-                    params![number, ACTIVATIONS],
-                )?;
-            }
+            activate(session, number, &head, version)?;
             reread(session.connection, number)
+        })
+    }
+
+    /// Makes a version the active one if `from` still is; tells whether it did.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownHeadVersion`].
+    pub fn replace_active_head_version(
+        &self,
+        head: &Name,
+        from: Option<u32>,
+        version: u32,
+    ) -> Result<bool> {
+        let head = head.clone();
+        self.write(Urgency::Now, move |session| {
+            let number = number(session.connection, &head)?;
+            let unchanged = activations(session.connection, number)?.first().copied() == from;
+            if unchanged {
+                activate(session, number, &head, version)?;
+            }
+            Ok(unchanged)
         })
     }
 
@@ -220,13 +230,18 @@ impl Store {
         self.erase().map(|_| ())
     }
 
-    /// Deletes the oldest versions until `keep` are left; the active one and the one that a
-    /// rollback returns to always stay. Returns the numbers that went.
+    /// Deletes the oldest versions until `keep` are left; the active one, the one that a rollback
+    /// returns to and those of `others` always stay. Returns the numbers that went.
     ///
     /// # Errors
     /// [`StoreError::UnknownHead`].
-    pub fn prune_head_versions(&self, head: &Name, keep: usize) -> Result<Vec<u32>> {
-        let head = head.clone();
+    pub fn prune_head_versions(
+        &self,
+        head: &Name,
+        keep: usize,
+        others: &[u32],
+    ) -> Result<Vec<u32>> {
+        let (head, others) = (head.clone(), others.to_vec());
         self.write(Urgency::Now, move |session| {
             let number = number(session.connection, &head)?;
             let versions: Vec<u32> = session
@@ -238,6 +253,7 @@ impl Store {
                 .collect::<Result<_, _>>()?;
             let mut stay = activations(session.connection, number)?;
             stay.truncate(2);
+            stay.extend(others);
             let excess = versions.len().saturating_sub(keep);
             let gone: Vec<u32> =
                 versions.into_iter().filter(|v| !stay.contains(v)).take(excess).collect();
@@ -306,6 +322,23 @@ fn activations(connection: &Connection, head: i64) -> Result<Vec<u32>> {
         .prepare_cached("SELECT version FROM activations WHERE head = ?1 ORDER BY number DESC")?
         .query_map([head], |row| row.get(0))?
         .collect::<Result<_, _>>()?)
+}
+
+fn activate(session: &Session<'_>, number: i64, head: &Name, version: u32) -> Result<()> {
+    require_version(session, number, head, version)?;
+    if activations(session.connection, number)?.first() == Some(&version) {
+        return Ok(());
+    }
+    session.connection.execute(
+        "INSERT INTO activations (head, version, activated_at) VALUES (?1, ?2, ?3)",
+        params![number, version, clock::now().0],
+    )?;
+    session.connection.execute(
+        "DELETE FROM activations WHERE head = ?1 AND number NOT IN (
+         SELECT number FROM activations WHERE head = ?1 ORDER BY number DESC LIMIT ?2)",
+        params![number, ACTIVATIONS],
+    )?;
+    Ok(())
 }
 
 fn require_version(session: &Session<'_>, number: i64, head: &Name, version: u32) -> Result<()> {

@@ -3,9 +3,9 @@
 use graftd::base::cancel::Cancel;
 use graftd::client::Client;
 use graftd::client::messages::{
-    Embedding, GetSampleRequest, HeadFormat, HeadKind, JobState, Labels, ListSamplesRequest,
-    NewSample, PredictResponse, PromotionPolicy, SampleFilter, Split, StartTrainingRequest,
-    TrainingOptions, UpdateSampleRequest, new_sample,
+    Embedding, EvaluateHeadVersionRequest, GetSampleRequest, HeadFormat, HeadKind, JobState,
+    Labels, ListSamplesRequest, NewSample, PredictResponse, Promotion, PromotionPolicy,
+    SampleFilter, Split, StartTrainingRequest, TrainingOptions, UpdateSampleRequest, new_sample,
 };
 use graftd::heads::{Classifier, Head, Linear};
 use graftd::train::{DenseRows, Samples, StreamingLda, balanced_weights, lda};
@@ -217,4 +217,78 @@ async fn a_rollback_stops_the_following_and_activating_the_newest_lets_it_go_on(
     assert_eq!(client.get_head("colour").await.unwrap().unwrap().active_version, 1);
     client.activate_head_version(&format!("colour@{live}")).await.unwrap();
     live_after(&client, live).await;
+}
+
+/// A point of one of two classes that overlap, under a label that may be another class's.
+fn overlapping(
+    width: usize,
+    (class, label): (usize, usize),
+    number: usize,
+    split: Split,
+) -> NewSample {
+    let noise = |j: usize| {
+        let mut hash = ((number * 2 + class) * 1000 + j + 1) as u64;
+        hash = (hash ^ (hash << 7)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        hash = (hash ^ (hash >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (hash >> 40) as f32 / (1 << 24) as f32
+    };
+    let values = (0..width).map(|j| noise(j) + 0.25 * f32::from(j % 2 == class)).collect();
+    let embedding = Embedding { backbone: "logits".into(), values };
+    NewSample {
+        dataset: "points".into(),
+        id: format!("{split:?}/{class}/{number}"),
+        labels: vec![format!("class {label}")],
+        content: Some(new_sample::Content::Embedding(embedding)),
+        split: split.into(),
+        ..NewSample::default()
+    }
+}
+
+#[tokio::test]
+async fn many_small_steps_down_do_not_add_up_to_more_than_the_tolerance() {
+    const TOLERANCE: f32 = 0.04;
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    let width = daemon.engine.snapshot().backbones["logits"].network.embedding().width;
+    let point = |labelled, number, split| overlapping(width, labelled, number, split);
+    let taught = (0..100).map(|n| point((n % 2, n % 2), n, Split::Train));
+    let judging = (0..400).map(|n| point((n % 2, n % 2), 1000 + n, Split::HeldOut));
+    push(&client, taught.chain(judging).collect()).await;
+    let policy = |head: &str, policy: PromotionPolicy| StartTrainingRequest {
+        head: head.into(),
+        promotion: Some(Promotion {
+            policy: policy.into(),
+            tolerance: Some(TOLERANCE),
+            class_tolerance: Some(1.0),
+        }),
+        ..following("points")
+    };
+    train(&client, policy("careful", PromotionPolicy::IfBetter)).await;
+    // Heads are served in the order of their names: once this one has learnt, the other one has, too.
+    train(&client, policy("eager", PromotionPolicy::Always)).await;
+    let accuracy = async |head: &str| {
+        let filter = SampleFilter {
+            dataset: "points".into(),
+            split: Split::HeldOut.into(),
+            ..SampleFilter::default()
+        };
+        let request = EvaluateHeadVersionRequest { head: head.into(), filter: Some(filter) };
+        client.evaluate_head_version(request).await.unwrap().evaluation.unwrap().accuracy
+    };
+    let first = accuracy("careful").await;
+    let live = async |head| client.get_head(head).await.unwrap().unwrap().active_version;
+    let mut lowest = first;
+    for number in 2000..2050 {
+        let before = live("eager").await;
+        let wrong = (0..2).map(|class| point((class, 1 - class), number, Split::Train));
+        push(&client, wrong.collect()).await;
+        while live("eager").await == before {
+            tokio::task::yield_now().await;
+        }
+        lowest = lowest.min(accuracy("careful").await);
+    }
+    let (careful, eager) = (live("careful").await, accuracy("eager").await);
+    println!("{first} at first, {lowest} at least by version {careful}; {eager} without limit");
+    assert!(careful > 1 && eager < first - 2.0 * TOLERANCE, "the poison works: {eager}");
+    assert!(lowest >= first - TOLERANCE - 1e-6, "{lowest} of {first}");
 }

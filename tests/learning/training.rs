@@ -152,6 +152,35 @@ async fn shuffled_labels_do_not_go_live() {
 }
 
 #[tokio::test]
+async fn a_version_on_another_backbone_is_compared_on_the_same_photographs_or_not_at_all() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 30).await;
+    assert!(train(&client, training(PromotionPolicy::IfBetter)).await.promoted);
+    let elsewhere = || StartTrainingRequest {
+        backbone: "features".into(),
+        ..training(PromotionPolicy::IfBetter)
+    };
+    let second = train(&client, elsewhere()).await;
+    let compared = second.promotion_message.contains("the live version's");
+    assert!(compared && second.promoted, "{}", second.promotion_message);
+    let report = second.report.unwrap();
+    let judged = report.held_out.unwrap().sample_count;
+    assert_eq!(report.live.unwrap().sample_count, judged);
+    // What is live cannot be judged without its backbone: then nothing replaces it by itself.
+    client.activate_head_version("colour@1").await.unwrap();
+    let unload = |snapshot: &mut graftd::engine::Snapshot| {
+        snapshot.backbones.remove("logits");
+        Ok::<_, std::convert::Infallible>(())
+    };
+    daemon.engine.registry().update(unload).unwrap();
+    let third = train(&client, elsewhere()).await;
+    assert_eq!(third.state(), JobState::Succeeded, "{third:?}");
+    let message = third.promotion_message;
+    assert!(!third.promoted && message.contains("cannot be judged"), "{message}");
+}
+
+#[tokio::test]
 async fn every_option_of_a_training_is_kept_to_and_remembered() {
     let daemon = Daemon::start_roomy().await;
     let client = daemon.client().await;

@@ -7,7 +7,7 @@
 //!
 //! One thread keeps the running statistics. News is gathered for a moment, the new samples are read
 //! from the store in the order of arrival, and the new weights become a version of their own: stored,
-//! judged by the training's promotion policy on the held-out samples, then live. What does not go
+//! judged by the training's promotion policy on the held-out samples (`lineage`), then live. What does not go
 //! live is not stored; the next sample tries again. The samples in the store are the statistics' log:
 //! at the start, and after a sample was corrected or deleted, they are made anew from it, in the same
 //! order and so to the same bits. (What a quota dropped stays learnt until then.)
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use super::embedding::embed_missing;
 use super::labelled::{Labelled, Reading, Several};
+use super::lineage::{self, Rivals};
 use super::low_priority::{self, lower_priority};
 use super::versions::{self, Follow, HeadRecord};
 use super::{LearningError, decide};
@@ -295,18 +296,21 @@ impl Shared {
         let samples = rows.as_ref().map(|rows| held_out.samples(rows));
         let (balance, rate) = (options.balance_classes, options.false_alarm_rate);
         let head = learner.statistics.head(balance, samples.as_ref(), rate, &self.cancel)?;
-        let target = Target::Head { name: name.to_string(), version: None };
-        let live = self.engine.snapshot().resolve(&target).ok().and_then(|by| by.head);
         let judge = |head: &Head| {
-            samples.as_ref().map(|s| train::evaluate(head, s, &self.cancel)).transpose()
+            let judged = samples.as_ref().map(|s| train::evaluate(head, s, &self.cancel));
+            Ok::<_, LearningError>(judged.transpose()?)
         };
         let new = judge(&head)?;
-        let old = live.as_ref().map(|live| judge(&live.head)).transpose()?.flatten();
-        let decision = decide(&follow.promotion, new.as_ref(), old.as_ref(), live.is_some());
+        let rivals = Rivals::of(&self.engine, &self.store, name)?;
+        let judged = rivals.judge(|rival| {
+            if rival.backbone == record.backbone { judge(&rival.head) } else { Ok(None) }
+        })?;
+        let decision = decide(&follow.promotion, new.as_ref(), judged.as_deref());
         if !decision.promote {
             tracing::info!(head = %name, reason = decision.message, "not live");
             return Ok(None);
         }
+        let line = rivals.line(&follow.promotion, &decision, new.as_ref(), judged.as_deref());
         let scores = new.map(
             |report| serde_json::json!({ "accuracy": report.accuracy, "ece": report.ece_after }),
         );
@@ -332,9 +336,14 @@ impl Shared {
             report: None,
             about: None,
             follow: Some(follow),
+            line,
         };
         let version = versions::add(&self.store, name, &head, &record)?;
-        self.store.activate_head_version(name, version)?;
+        if !self.store.replace_active_head_version(name, Some(followed.version), version)? {
+            // Somebody made another version live meanwhile, which stops the following.
+            self.store.delete_head_version(name, version)?;
+            return Ok(None);
+        }
         versions::publish(&self.engine, &self.store, name)?;
         self.thin(name)?;
         Ok(Some(version))
@@ -348,7 +357,8 @@ impl Shared {
         Ok(self.store.snapshot(dataset)?.digest.to_string())
     }
 
-    /// Deletes all but the latest versions that following made.
+    /// Deletes all but the latest versions that following made, and those that later ones are
+    /// compared with.
     fn thin(&self, name: &Name) -> Result<(), LearningError> {
         let made = |version: &crate::store::HeadVersion| {
             serde_json::from_str::<HeadRecord>(&version.metadata)
@@ -358,7 +368,9 @@ impl Shared {
         let own: Vec<u32> = versions.iter().filter(|v| made(v)).map(|v| v.version).collect();
         let old = &own[..own.len().saturating_sub(KEPT)];
         if !old.is_empty() {
-            self.store.thin_head_versions(name, old)?;
+            let line = lineage::kept(&self.store, name)?;
+            let old: Vec<u32> = old.iter().copied().filter(|v| !line.contains(v)).collect();
+            self.store.thin_head_versions(name, &old)?;
             versions::publish(&self.engine, &self.store, name)?;
         }
         Ok(())

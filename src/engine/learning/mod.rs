@@ -2,7 +2,7 @@
 //!
 //! [`Learning`] is what the services talk to. A sample goes through `intake`; a training is a record
 //! and a turn of the one thread in `jobs`, whose work is `training`; what becomes of its head is
-//! decided in `promotion` and done in `versions`; `capture` keeps pictures that a head was not sure
+//! decided in `promotion`, beside the versions that `lineage` names, and done in `versions`; `capture` keeps pictures that a head was not sure
 //! of; `examination` finds what is wrong with a dataset; `following` lets a head learn each sample as it
 //! comes.
 
@@ -17,6 +17,7 @@ mod intake;
 mod job;
 mod jobs;
 mod labelled;
+mod lineage;
 mod low_priority;
 mod promotion;
 mod training;
@@ -33,7 +34,8 @@ pub use job::{
     CurvePoint, Job, JobProgress, TrainingOptions, TrainingOutcome, TrainingReport, TrainingRequest,
 };
 pub use jobs::Jobs;
-pub use promotion::{Decision, Policy, Promotion, decide};
+pub use lineage::Line;
+pub use promotion::{Decision, Policy, Promotion, Rival, Role, decide};
 pub use versions::{About, Follow, HeadImport, HeadRecord};
 
 use super::Engine;

@@ -1,5 +1,7 @@
 //! Whether a new version of a head goes live.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::train::Report;
@@ -46,14 +48,39 @@ pub struct Decision {
 /// Shares of the same samples: a tolerance of 0 must let an equal share pass.
 const ROUNDING: f64 = 1e-9;
 
-/// Decides. `new` and `live` are of the same held-out samples, which neither version was trained
-/// on; `None` where there are none, or no version is live.
-pub fn decide(
-    promotion: &Promotion,
-    new: Option<&Report>,
-    live: Option<&Report>,
-    has_live: bool,
-) -> Decision {
+/// What a version is to the one that goes before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It answers now.
+    Live,
+    /// By its number, the one that a person, or the policy `always`, made live last.
+    First(u32),
+    /// By its number, the most accurate since.
+    Best(u32),
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Live => f.write_str("the live version"),
+            Self::First(version) => write!(f, "version {version}, which began this line"),
+            Self::Best(version) => write!(f, "version {version}, the best of this line"),
+        }
+    }
+}
+
+/// A version that a new one must not fall below.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rival {
+    /// What it is.
+    pub role: Role,
+    /// How it does on the samples that the new one is judged on.
+    pub report: Report,
+}
+
+/// Decides. `new` is on held-out samples that no version was trained on, `None` where there are none;
+/// `rivals` begin with the live version, `None` where none is live, empty where it cannot be judged.
+pub fn decide(promotion: &Promotion, new: Option<&Report>, rivals: Option<&[Rival]>) -> Decision {
     let yes = |message: String| Decision { promote: true, message };
     let no = |message: String| Decision { promote: false, message };
     match promotion.policy {
@@ -64,46 +91,59 @@ pub fn decide(
     if new.is_some_and(|new| !(new.accuracy.is_finite() && new.log_loss.is_finite())) {
         return no("its answers on the held-out samples are not finite".into());
     }
-    if !has_live {
-        return yes("it is the first version".into());
-    }
-    let (Some(new), Some(live)) = (new, live) else {
+    let Some(rivals) = rivals else { return yes("it is the first version".into()) };
+    let Some(new) = new else {
         return no("there are no held-out samples to compare it with the live version on: add \
                    some, or activate it by hand"
             .into());
     };
-    let percent = |share: f64| 100.0 * share;
-    if new.accuracy + promotion.tolerance + ROUNDING < live.accuracy {
-        return no(format!(
-            "held-out accuracy {:.1} % is below the live version's {:.1} % by more than {:.1} \
-             points",
-            percent(new.accuracy),
-            percent(live.accuracy),
-            percent(promotion.tolerance)
-        ));
-    }
-    for class in live.per_class.iter().filter(|class| class.samples > 0) {
-        let recall = new
-            .per_class
-            .iter()
-            .find(|other| other.label == class.label)
-            .map_or(0.0, |other| other.recall);
-        if recall + promotion.class_tolerance + ROUNDING < class.recall {
-            return no(format!(
-                "recall of class {:?} fell from {:.1} % to {:.1} %, by more than {:.1} points",
-                class.label,
-                percent(class.recall),
-                percent(recall),
-                percent(promotion.class_tolerance)
-            ));
-        }
+    let Some(live) = rivals.first() else {
+        return no(
+            "the live version cannot be judged on the same samples, for want of its backbone \
+                   or its file: activate the new one by hand"
+                .into(),
+        );
+    };
+    if let Some(reason) = rivals.iter().find_map(|rival| falls_below(promotion, new, rival)) {
+        return no(reason);
     }
     yes(format!(
         "held-out accuracy {:.1} % against the live version's {:.1} % on the same {} samples",
         percent(new.accuracy),
-        percent(live.accuracy),
+        percent(live.report.accuracy),
         new.samples
     ))
+}
+
+/// Why the new version is worse than a rival, if it is.
+fn falls_below(promotion: &Promotion, new: &Report, rival: &Rival) -> Option<String> {
+    let Rival { role, report } = rival;
+    if new.accuracy + promotion.tolerance + ROUNDING < report.accuracy {
+        return Some(format!(
+            "held-out accuracy {:.1} % is below the {:.1} % of {role} by more than {:.1} points",
+            percent(new.accuracy),
+            percent(report.accuracy),
+            percent(promotion.tolerance)
+        ));
+    }
+    report.per_class.iter().filter(|class| class.samples > 0).find_map(|class| {
+        let of_new = new.per_class.iter().find(|other| other.label == class.label);
+        let recall = of_new.map_or(0.0, |other| other.recall);
+        (recall + promotion.class_tolerance + ROUNDING < class.recall).then(|| {
+            format!(
+                "recall of class {:?} is {:.1} %, below the {:.1} % of {role} by more than {:.1} \
+                 points",
+                class.label,
+                percent(recall),
+                percent(class.recall),
+                percent(promotion.class_tolerance)
+            )
+        })
+    })
+}
+
+fn percent(share: f64) -> f64 {
+    100.0 * share
 }
 
 #[cfg(test)]
@@ -124,8 +164,12 @@ mod tests {
         Report::new(&classes, &labels, &scores, 1.0)
     }
 
+    fn rival(role: Role, report: &Report) -> Rival {
+        Rival { role, report: report.clone() }
+    }
+
     fn better(new: &Report, live: &Report) -> Decision {
-        decide(&Promotion::default(), Some(new), Some(live), true)
+        decide(&Promotion::default(), Some(new), Some(&[rival(Role::Live, live)]))
     }
 
     #[test]
@@ -149,20 +193,52 @@ mod tests {
         let mut broken = report([100, 100], 100);
         broken.log_loss = f64::NAN;
         assert!(!better(&broken, &report([1, 1], 100)).promote);
-        assert!(!decide(&Promotion::default(), Some(&broken), None, false).promote);
+        assert!(!decide(&Promotion::default(), Some(&broken), None).promote);
+    }
+
+    #[test]
+    fn a_step_within_the_tolerance_of_the_live_version_alone_is_not_enough() {
+        let (first, best) = (report([92, 88], 100), report([95, 93], 100));
+        let live = report([93, 93], 100);
+        let rivals = |best: &Report, first: &Report| {
+            let others = [rival(Role::Best(5), best), rival(Role::First(2), first)];
+            [vec![rival(Role::Live, &live)], others.to_vec()].concat()
+        };
+        let step = report([92, 92], 100);
+        assert!(better(&step, &live).promote, "one step down");
+        let two_steps = decide(&Promotion::default(), Some(&step), Some(&rivals(&best, &first)));
+        let message = &two_steps.message;
+        assert!(!two_steps.promote && message.contains("94.0 % of version 5"), "{message}");
+        // A class may not be lost in small steps either, though accuracy holds.
+        let first = report([99, 85], 100);
+        let step = report([88, 97], 100);
+        let lost = decide(&Promotion::default(), Some(&step), Some(&rivals(&live, &first)));
+        let message = &lost.message;
+        assert!(!lost.promote && message.contains("99.0 % of version 2"), "{message}");
     }
 
     #[test]
     fn without_held_out_samples_only_a_first_version_goes_live() {
-        assert!(decide(&Promotion::default(), None, None, false).promote);
-        assert!(!decide(&Promotion::default(), None, None, true).promote);
+        let promotion = Promotion::default();
+        assert!(decide(&promotion, None, None).promote);
+        assert!(!decide(&promotion, None, Some(&[])).promote);
+    }
+
+    #[test]
+    fn a_live_version_that_cannot_be_judged_is_not_replaced_by_itself() {
+        let good = report([100, 100], 100);
+        let kept = decide(&Promotion::default(), Some(&good), Some(&[]));
+        assert!(!kept.promote && kept.message.contains("backbone"), "{}", kept.message);
     }
 
     #[test]
     fn manual_never_and_always_ever() {
         let (good, bad) = (report([100, 100], 100), report([0, 0], 100));
         let with = |policy| Promotion { policy, ..Promotion::default() };
-        assert!(!decide(&with(Policy::Manual), Some(&good), Some(&bad), true).promote);
-        assert!(decide(&with(Policy::Always), Some(&bad), Some(&good), true).promote);
+        let decide = |policy, new, live| {
+            decide(&with(policy), Some(new), Some(&[rival(Role::Live, live)])).promote
+        };
+        assert!(!decide(Policy::Manual, &good, &bad));
+        assert!(decide(Policy::Always, &bad, &good));
     }
 }

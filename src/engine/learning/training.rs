@@ -8,10 +8,11 @@ use super::job::{
     CurvePoint, JobProgress, TrainingOptions, TrainingOutcome, TrainingReport, TrainingRequest,
 };
 use super::labelled::{Labelled, Reading, Several};
+use super::lineage::{self, Rivals};
 use super::versions::{self, Follow, HeadRecord};
-use super::{LearningError, decide};
+use super::{Decision, LearningError, Line, Policy, Promotion, Rival, decide};
 use crate::base::cancel::Cancel;
-use crate::engine::{Engine, LiveBackbone, Target};
+use crate::engine::{Answerer, Engine, LiveBackbone, LiveHead, Target};
 use crate::heads::{Head, Kind, Provenance};
 use crate::store::{JobId, SampleKey, Split, Store};
 use crate::train::{self, HalfRows, Phase, Report, Trained};
@@ -78,7 +79,8 @@ pub(super) fn run(
 
     tell(phase("judging", 0.95));
     let held_out = Labelled::read(store, &request.dataset, key, reading(Split::HeldOut))?;
-    let Judgement { new, live, has_live } = judge(engine, request, &head, &held_out, cancel)?;
+    let judgement = judge(engine, store, request, &head, &held_out, cancel)?;
+    let (new, live) = (&judgement.new, judgement.live());
     let report = TrainingReport {
         kind: head.kind(),
         reason,
@@ -87,7 +89,7 @@ pub(super) fn run(
         cross_validation,
         folds,
         temperature: head.temperature(),
-        live: live.clone(),
+        live: live.cloned(),
         embedding_seconds,
         fit_seconds,
         train_count,
@@ -115,6 +117,7 @@ pub(super) fn run(
         samples: train_count,
         through: newest.map_or(0, SampleKey::to_token),
     });
+    let decision = decide(&request.promotion, judgement.new.as_ref(), judgement.judged.as_deref());
     let record = HeadRecord {
         backbone: request.backbone.clone(),
         job: Some(id.0),
@@ -122,16 +125,37 @@ pub(super) fn run(
         report: Some(report.clone()),
         about: None,
         follow,
+        line: judgement.line(&request.promotion, &decision),
     };
     let version = versions::add(store, &request.head, &head, &record)?;
-    let decision = decide(&request.promotion, new.as_ref(), live.as_ref(), has_live);
-    if decision.promote {
-        store.activate_head_version(&request.head, version)?;
-    }
-    store.prune_head_versions(&request.head, KEPT_VERSIONS)?;
+    let live = judgement.rivals.live();
+    let Decision { promote, message } = promote(store, request, live, version, decision)?;
+    let line = lineage::kept(store, &request.head)?;
+    store.prune_head_versions(&request.head, KEPT_VERSIONS, &line)?;
     versions::publish(engine, store, &request.head)?;
-    let (promoted, message) = (decision.promote, decision.message);
-    Ok(TrainingOutcome { version, promoted, message, report })
+    Ok(TrainingOutcome { version, promoted: promote, message, report })
+}
+
+/// Makes a version live, if that was decided. One that was compared with `live` replaces nothing else.
+fn promote(
+    store: &Store,
+    request: &TrainingRequest,
+    live: Option<u32>,
+    version: u32,
+    decision: Decision,
+) -> Result<Decision, LearningError> {
+    if !decision.promote {
+        return Ok(decision);
+    }
+    if request.promotion.policy == Policy::Always {
+        store.activate_head_version(&request.head, version)?;
+        return Ok(decision);
+    }
+    if store.replace_active_head_version(&request.head, live, version)? {
+        return Ok(decision);
+    }
+    let message = "another version was made live while it was judged: activate it by hand";
+    Ok(Decision { promote: false, message: message.to_owned() })
 }
 
 /// What fitting gives.
@@ -252,36 +276,67 @@ fn learning_curve(
     }
 }
 
-/// Two versions on the same held-out samples.
+/// The new version and those beside which it has to stand, on the same held-out samples.
 struct Judgement {
     /// `None` where there are no such samples.
     new: Option<Report>,
-    /// `None` too where no version is live, or it cannot be compared.
-    live: Option<Report>,
-    has_live: bool,
+    rivals: Rivals,
+    judged: Option<Vec<Rival>>,
 }
 
-/// Judges the new head and the live one.
+impl Judgement {
+    /// How the live version does, if it can be judged.
+    fn live(&self) -> Option<&Report> {
+        Some(&self.judged.as_ref()?.first()?.report)
+    }
+
+    fn line(&self, promotion: &Promotion, decision: &Decision) -> Line {
+        self.rivals.line(promotion, decision, self.new.as_ref(), self.judged.as_deref())
+    }
+}
+
 fn judge(
     engine: &Engine,
+    store: &Store,
     request: &TrainingRequest,
     new: &Head,
     held_out: &Labelled,
     cancel: &Cancel,
 ) -> Result<Judgement, LearningError> {
-    let target = Target::Head { name: request.head.to_string(), version: None };
-    let live = engine.snapshot().resolve(&target).ok().and_then(|answerer| answerer.head);
-    let has_live = live.is_some();
-    let Some(rows) = held_out.rows() else {
-        return Ok(Judgement { new: None, live: None, has_live });
-    };
-    let new = Some(held_out.judge(&rows, new, cancel)?);
-    // A live version on another backbone takes other embeddings: it cannot be compared.
-    let live = live
-        .filter(|live| live.backbone == request.backbone)
-        .map(|live| held_out.judge(&rows, &live.head, cancel))
-        .transpose()?;
-    Ok(Judgement { new, live, has_live })
+    let rows = held_out.rows();
+    let here =
+        |head: &Head| rows.as_ref().map(|rows| held_out.judge(rows, head, cancel)).transpose();
+    let rivals = Rivals::of(engine, store, &request.head)?;
+    let judged = rivals.judge(|rival| {
+        if rival.backbone == request.backbone {
+            here(&rival.head)
+        } else {
+            judge_elsewhere(engine, store, request, rival, held_out, cancel)
+        }
+    })?;
+    Ok(Judgement { new: here(new)?, rivals, judged })
+}
+
+/// How a version on another backbone does on the same samples; `None` where that backbone is not
+/// loaded or has not seen them all.
+fn judge_elsewhere(
+    engine: &Engine,
+    store: &Store,
+    request: &TrainingRequest,
+    rival: &LiveHead,
+    held_out: &Labelled,
+    cancel: &Cancel,
+) -> Result<Option<Report>, LearningError> {
+    let target = Target::Backbone(rival.backbone.to_string());
+    let Ok(Answerer { backbone, .. }) = engine.snapshot().resolve(&target) else { return Ok(None) };
+    embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut |_| {})?;
+    let several = if rival.head.kind() == Kind::MultiLabel { Several::Keep } else { Several::Skip };
+    let reading = Reading { split: Split::HeldOut, several, most: None };
+    let same = Labelled::read(store, &request.dataset, backbone.embedding_key(), reading)?;
+    if same.ids() != held_out.ids() {
+        return Ok(None);
+    }
+    same.rows().map(|rows| same.judge(&rows, &rival.head, cancel)).transpose()
 }
 
 fn phase_name(phase: Phase) -> &'static str {

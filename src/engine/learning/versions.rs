@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Learning, LearningError, Promotion, TrainingOptions, TrainingReport};
+use super::{Learning, LearningError, Line, Promotion, TrainingOptions, TrainingReport};
 use crate::base::lru::Lru;
 use crate::base::name::Name;
 use crate::engine::{Engine, EngineError, HeadHandle, HeadSource, HeadVersions, LiveHead, Target};
@@ -34,6 +34,9 @@ pub struct HeadRecord {
     /// What it goes on learning from, as long as it is the newest version and live.
     #[serde(default)]
     pub follow: Option<Follow>,
+    /// What it was compared with when it went live.
+    #[serde(default)]
+    pub line: Line,
 }
 
 /// What a head is, as told to clients.
@@ -272,6 +275,7 @@ impl Learning {
             report: None,
             about: None,
             follow: None,
+            line: Line::default(),
         };
         let version = add(self.store(), &name, &head, &record)?;
         if import.activate {

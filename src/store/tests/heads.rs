@@ -49,7 +49,8 @@ fn pruning_keeps_the_active_version_and_the_way_back() {
     }
     store.activate_head_version(&trash, 1).unwrap();
     store.activate_head_version(&trash, 2).unwrap();
-    assert_eq!(store.prune_head_versions(&trash, 3).unwrap(), [3, 4, 5]);
+    assert_eq!(store.prune_head_versions(&trash, 4, &[4]).unwrap(), [3, 5]);
+    assert_eq!(store.prune_head_versions(&trash, 3, &[]).unwrap(), [4]);
     let left: Vec<_> =
         store.head_versions(&trash).unwrap().into_iter().map(|v| v.version).collect();
     assert_eq!(left, [1, 2, 6]);
@@ -74,4 +75,19 @@ fn the_active_version_cannot_be_deleted_and_a_deleted_one_is_no_way_back() {
     assert!(matches!(missing, StoreError::UnknownHeadVersion { version: 2, .. }), "{missing}");
     store.delete_head(&trash).unwrap();
     assert!(matches!(store.head(&trash).unwrap_err(), StoreError::UnknownHead(_)));
+}
+
+#[test]
+fn a_version_replaces_only_the_one_that_it_was_compared_with() {
+    let (_folder, store, _) = fresh();
+    let trash = name("trash");
+    for bytes in [b"a", b"b", b"c"] {
+        store.add_head_version(&trash, version(bytes)).unwrap();
+    }
+    assert!(store.replace_active_head_version(&trash, None, 1).unwrap());
+    assert!(store.replace_active_head_version(&trash, Some(1), 2).unwrap());
+    // Somebody goes back to the first meanwhile.
+    store.activate_head_version(&trash, 1).unwrap();
+    assert!(!store.replace_active_head_version(&trash, Some(2), 3).unwrap());
+    assert_eq!(store.head(&trash).unwrap().active, Some(1));
 }
