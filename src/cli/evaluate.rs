@@ -56,9 +56,15 @@ impl Evaluate {
             self.threads,
             false,
         )?;
-        let sha256 = embedder.backbone()?.network.digest().to_string();
+        let backbone = embedder.backbone()?;
         for head in other.iter().chain([&head]) {
-            head.check_backbone(&sha256).map_err(|error| CliError::Other(error.to_string()))?;
+            if !backbone.suits(head) {
+                let sha256 = &head.provenance().backbone_sha256;
+                return Err(CliError::Other(format!(
+                    "the head was trained on the backbone with SHA-256 {sha256} and the \
+                     preprocessing of that time: name them by --backbone and the flags of `train`"
+                )));
+            }
         }
         let embedded = folder.embed(&embedder)?;
         let rows = embedded.rows()?;

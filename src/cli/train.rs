@@ -173,6 +173,7 @@ impl Train {
         let head = trained.head.clone().with_provenance(Provenance {
             backbone: backbone.name.to_string(),
             backbone_sha256: backbone.network.digest().to_string(),
+            embeddings: backbone.embedding_key().to_string(),
             dataset: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             dataset_snapshot: embedded.snapshot(),
             samples: embedded.names.len() as u64,

@@ -56,10 +56,10 @@ pub enum EngineError {
          mobilenet-v2`)"
     )]
     NoClassifier(String),
-    /// A head was trained on another network than the one that has the backbone's name now.
+    /// A head was trained on another network or preprocessing than the backbone's name stands for now.
     #[error(
-        "head {head:?} was trained on another network than the backbone {backbone:?} is now; train \
-         it again or restore the backbone"
+        "head {head:?} was trained on another network or preprocessing than those of the backbone \
+         {backbone:?} now; train it again or restore the backbone"
     )]
     OtherBackbone {
         /// The head.

@@ -10,7 +10,7 @@ use crate::base::clock::Timestamp;
 use crate::base::digest::{Digest, Hasher};
 use crate::base::name::{InvalidName, Name};
 use crate::graph::{Network, Part, Tensor};
-use crate::heads::Head;
+use crate::heads::{Head, Provenance};
 use crate::vision::Preprocessing;
 
 /// Where a backbone came from; decides what answers a request that names nothing.
@@ -172,14 +172,21 @@ impl LiveBackbone {
         hasher.finish()
     }
 
-    /// Checks that `head` was trained on this very network.
+    /// Whether this makes the embeddings that `head` was trained on, as far as the head remembers.
+    pub fn suits(&self, head: &Head) -> bool {
+        let Provenance { backbone_sha256, embeddings, .. } = head.provenance();
+        let is = |known: &str, own: Digest| known.is_empty() || known == own.to_string();
+        is(backbone_sha256, self.network.digest())
+            && is(embeddings, self.embedding_key())
+            && head.width() == self.network.embedding().width
+    }
+
+    /// Checks that `head` was trained on what this makes of a picture.
     ///
     /// # Errors
     /// [`EngineError::OtherBackbone`].
     pub fn check_head(&self, head: &LiveHead) -> Result<(), EngineError> {
-        let known = &head.head.provenance().backbone_sha256;
-        let same = known.is_empty() || *known == self.network.digest().to_string();
-        if same && head.head.width() == self.network.embedding().width {
+        if self.suits(&head.head) {
             return Ok(());
         }
         let (head, backbone) = (head.name.to_string(), self.name.to_string());

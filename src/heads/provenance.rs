@@ -10,6 +10,9 @@ pub struct Provenance {
     pub backbone: String,
     /// SHA-256 of the backbone's ONNX file, in hex; empty if unknown.
     pub backbone_sha256: String,
+    /// SHA-256 over that file and the preprocessing before it, in hex: names the embeddings that the
+    /// head takes; empty if unknown.
+    pub embeddings: String,
     /// Name of the dataset, or of the folder.
     pub dataset: String,
     /// Identifies the samples trained on: SHA-256 over their sorted ids and labels, in hex.

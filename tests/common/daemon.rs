@@ -56,18 +56,29 @@ pub fn photograph() -> Vec<u8> {
 
 /// The tiny network that ends in `ending`, with labels where it has classes.
 fn tiny(ending: &str, added: i64) -> Arc<LiveBackbone> {
+    tiny_with(ending, added, Preset::Unit)
+}
+
+/// The same with a preprocessing.
+pub fn tiny_with(ending: &str, added: i64, preset: Preset) -> Arc<LiveBackbone> {
     let file = reference(&format!("tiny/{ending}.onnx"));
     let labels = if ending == "features" { "" } else { "ant\nbee\ncat\ndog\n" };
     let network = Network::load(Source::File(file), &Options::default()).unwrap();
-    live(ending, added, labels, network)
+    live(ending, added, preset, labels, network)
 }
 
-fn live(name: &str, added: i64, labels: &str, network: Network) -> Arc<LiveBackbone> {
+fn live(
+    name: &str,
+    added: i64,
+    preset: Preset,
+    labels: &str,
+    network: Network,
+) -> Arc<LiveBackbone> {
     let side = network.input().size as u32;
     Arc::new(LiveBackbone {
         name: name.parse().unwrap(),
         origin: Origin::Added(Timestamp(added)),
-        preprocessing: Preprocessing::preset(Preset::Unit, side),
+        preprocessing: Preprocessing::preset(preset, side),
         labels: Labels::parse(labels),
         network,
     })
@@ -127,7 +138,7 @@ impl Daemon {
 
     /// Serves one more network, older than the others, so that the default stays.
     pub fn serve_too(&self, name: &str, network: Network) {
-        let backbone = live(name, -1, "", network);
+        let backbone = live(name, -1, Preset::Unit, "", network);
         let publish = |snapshot: &mut Snapshot| {
             snapshot.backbones.insert(backbone.name.clone(), backbone);
             Ok::<_, std::convert::Infallible>(())

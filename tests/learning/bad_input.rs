@@ -3,14 +3,17 @@
 use graftd::client::ErrorKind;
 use graftd::client::messages::{
     DatasetSettings, DeleteSamplesRequest, Embedding, EvaluateHeadVersionRequest, HeadFormat,
-    HeadKind, ImportedHead, JobState, NewSample, PromotionPolicy, SampleFilter, Split,
-    StartTrainingRequest, TrainingOptions, new_sample,
+    HeadKind, ImportedHead, JobState, NewSample, PredictRequest, PromotionPolicy, SampleFilter,
+    Split, StartTrainingRequest, TrainingOptions, new_sample,
 };
 use graftd::heads::{Head, Provenance};
+use graftd::vision::Preset;
 use tokio_stream::StreamExt as _;
 
-use crate::colours::{COLOURS, predict, push, push_colours, sample, train, training};
-use crate::common::daemon::Daemon;
+use crate::colours::{
+    COLOURS, image, picture, predict, push, push_colours, sample, train, training,
+};
+use crate::common::daemon::{Daemon, tiny_with};
 
 #[tokio::test]
 async fn labels_that_are_empty_too_long_or_too_many_are_refused_by_field() {
@@ -169,4 +172,32 @@ async fn a_head_of_another_backbone_is_not_taken() {
     let error = client.import_head_version(ImportedHead::default(), foreign).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
     assert!(error.message.contains(&"0".repeat(64)), "{error}");
+}
+
+#[tokio::test]
+async fn a_head_of_another_preprocessing_is_neither_taken_nor_answers() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    train(&client, training(PromotionPolicy::Always)).await;
+    let file = client.export_head_version("colour", HeadFormat::Safetensors).await.unwrap();
+    client.import_head_version(ImportedHead::default(), file.clone()).await.unwrap();
+    // The same network is added anew, and sees pixels from -1 to 1 from now on.
+    let change = |snapshot: &mut graftd::engine::Snapshot| {
+        let changed = tiny_with("logits", 2, Preset::Tf);
+        snapshot.backbones.insert(changed.name.clone(), changed);
+        Ok::<_, std::convert::Infallible>(())
+    };
+    daemon.engine.registry().update(change).unwrap();
+    let error = client.import_head_version(ImportedHead::default(), file).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
+    assert!(error.message.contains("preprocessing"), "{error}");
+    let request = PredictRequest {
+        image: Some(image(picture(COLOURS[0].1, 1))),
+        head: "colour".into(),
+        ..PredictRequest::default()
+    };
+    let error = client.predict(request).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
+    assert!(error.message.contains("train it again"), "{error}");
 }

@@ -168,7 +168,7 @@ async fn of_poisoned_jobs_none_goes_live_that_is_worse_by_more_than_the_toleranc
     let client = daemon.client().await;
     let width = daemon.engine.snapshot().backbones["logits"].network.embedding().width;
     let clean = points(240, 1);
-    let (held_out, reference) = (points(800, 2), points(1500, 3));
+    let (held_out, reference) = (points(1500, 2), points(3000, 3));
     for sent in [
         samples("colours", &clean, width, Split::Train),
         samples("colours", &held_out, width, Split::HeldOut),

@@ -48,8 +48,8 @@ pub enum LearningError {
     Examining,
     /// An imported head fits no backbone that is loaded.
     #[error(
-        "the head was trained on the backbone with SHA-256 {sha256}, which is not loaded here; add \
-         that backbone first"
+        "the head was trained on the backbone with SHA-256 {sha256}, which is not loaded here, or \
+         with another preprocessing; add that backbone with the preprocessing that it has there"
     )]
     ForeignHead {
         /// What the head remembers.

@@ -317,6 +317,7 @@ impl Shared {
         let head = head.with_provenance(Provenance {
             backbone: record.backbone.to_string(),
             backbone_sha256: backbone.network.digest().to_string(),
+            embeddings: backbone.embedding_key().to_string(),
             dataset: follow.dataset.to_string(),
             dataset_snapshot: self.snapshot(&follow.dataset)?,
             samples: learner.samples,

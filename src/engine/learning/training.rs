@@ -99,6 +99,7 @@ pub(super) fn run(
     let head = head.with_provenance(Provenance {
         backbone: request.backbone.to_string(),
         backbone_sha256: backbone.network.digest().to_string(),
+        embeddings: backbone.embedding_key().to_string(),
         dataset: request.dataset.to_string(),
         dataset_snapshot: snapshot.digest.to_string(),
         samples: train_count,

@@ -260,7 +260,8 @@ impl Learning {
         let snapshot = self.engine().snapshot();
         let foreign = || LearningError::ForeignHead { sha256: provenance.backbone_sha256.clone() };
         let fits = |live: &&Arc<crate::engine::LiveBackbone>| {
-            live.network.digest().to_string() == provenance.backbone_sha256
+            !provenance.backbone_sha256.is_empty()
+                && live.suits(&head)
                 && import.backbone.as_ref().is_none_or(|name| *name == live.name)
         };
         let backbone = snapshot.backbones.values().find(fits).ok_or_else(foreign)?;
