@@ -120,13 +120,9 @@ impl ClientError {
 
     /// The device could not be reached at `target`.
     pub(crate) fn unreachable(target: &str, cause: &dyn std::error::Error) -> Self {
-        // The innermost cause is the one that helps: "connection refused".
-        let mut innermost = cause;
-        while let Some(source) = innermost.source() {
-            innermost = source;
-        }
+        let cause = innermost(cause);
         let message = format!(
-            "cannot reach a graftd daemon at {target}: {innermost}; start one with `graftd serve`, or \
+            "cannot reach a graftd daemon at {target}: {cause}; start one with `graftd serve`, or \
              name another address with --target"
         );
         Self::local(ErrorKind::Unavailable, message)
@@ -150,15 +146,42 @@ impl From<Status> for ClientError {
         // tonic gives up by itself at the deadline, before the device's answer comes, and calls that
         // CANCELLED.
         let expired = status.code() == Code::Cancelled && status.message() == "Timeout expired";
-        let kind = if expired { ErrorKind::DeadlineExceeded } else { status.code().into() };
+        let (kind, message) = if expired {
+            (ErrorKind::DeadlineExceeded, status.message().to_owned())
+        } else if broke_off(&status) {
+            let source = std::error::Error::source(&status);
+            let cause = source.map_or_else(|| status.message().to_owned(), innermost);
+            (ErrorKind::Unavailable, format!("the connection to the device broke ({cause})"))
+        } else {
+            (status.code().into(), status.message().to_owned())
+        };
         Self {
             kind,
-            message: status.message().to_owned(),
+            message,
             field: field.unwrap_or_default(),
             reason: reason.unwrap_or_default(),
             retry_after,
         }
     }
+}
+
+/// The innermost cause, which is the one that helps: "connection refused".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Whether tonic made the status itself because a connection ended under a call, which it calls UNKNOWN,
+/// CANCELLED or INTERNAL. A device always adds details to these.
+fn broke_off(status: &Status) -> bool {
+    let code = status.code();
+    let by_transport = status.message().starts_with("h2 protocol error");
+    status.details().is_empty()
+        && (matches!(code, Code::Unknown | Code::Cancelled)
+            || (code == Code::Internal && by_transport))
 }
 
 impl From<Failure> for ClientError {
@@ -192,6 +215,24 @@ mod tests {
         assert_eq!(error.reason, "QUEUE_FULL");
         assert_eq!(error.retry_after, Some(Duration::from_millis(70)));
         assert!(error.is_temporary());
+    }
+
+    #[test]
+    fn a_broken_connection_is_temporary_and_a_fault_of_the_device_is_not() {
+        let broken = [
+            Status::unknown("h2 protocol error: error reading a body from connection"),
+            Status::internal("h2 protocol error: stream no longer needed"),
+            Status::cancelled("operation was canceled"),
+        ];
+        for status in broken {
+            let error = ClientError::from(status);
+            assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+            assert!(error.is_temporary() && error.message.contains("broke"), "{error}");
+        }
+        let facts = std::collections::HashMap::new();
+        let details = ErrorDetails::with_error_info("FAULT", "graftd", facts);
+        let fault = Status::with_error_details(Code::Internal, "a fault, id 7", details);
+        assert_eq!(ClientError::from(fault).kind, ErrorKind::Internal);
     }
 
     #[test]

@@ -17,5 +17,6 @@ mod disk;
 mod following;
 mod jobs;
 mod poison;
+mod push;
 mod samples;
 mod training;

@@ -1,0 +1,98 @@
+//! `graftctl samples push`: a folder of classes over a real connection, which may break.
+
+#![allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::colours::{COLOURS, picture};
+use crate::common::daemon::Daemon;
+
+/// A folder with a folder per class, `each` pictures in each.
+fn class_folder(each: u32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (label, colour) in COLOURS {
+        let class = folder.path().join(label);
+        std::fs::create_dir(&class).unwrap();
+        for number in 0..each {
+            std::fs::write(class.join(format!("{number}.png")), picture(colour, number)).unwrap();
+        }
+    }
+    folder
+}
+
+async fn push(address: &str, folder: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_graftctl"));
+    command.args(["samples", "push", "--dataset", "colours", "--target", address]).arg(folder);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+}
+
+/// Hands connections on to `daemon`, each for so many bytes of answers; then it breaks off in both
+/// directions. Returns where it listens and counts the connections.
+async fn breaking(daemon: &str, bytes: u64) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (daemon, connections) = (daemon.to_owned(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::Relaxed);
+            let server = TcpStream::connect(&daemon).await.unwrap();
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (from_server, mut to_server) = server.into_split();
+                let mut answers = from_server.take(bytes);
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+                    _ = tokio::io::copy(&mut answers, &mut to_client) => {}
+                }
+            });
+        }
+    });
+    (address, connections)
+}
+
+#[tokio::test]
+async fn a_push_over_a_connection_that_breaks_again_and_again_stores_everything_once() {
+    let daemon = Daemon::start_roomy().await;
+    let folder = class_folder(40);
+    // Enough for some ten acknowledgements.
+    let (address, connections) = breaking(&daemon.address, 1_000).await;
+    let pushed = push(&address, folder.path()).await;
+    assert!(pushed.status.success(), "{}", text(&pushed));
+    assert!(text(&pushed).contains("120 samples are in colours"), "{}", text(&pushed));
+    let connections = connections.load(Ordering::Relaxed);
+    assert!(connections > 3, "{connections} connections: it never broke");
+    let client = daemon.client().await;
+    assert_eq!(client.list_datasets().await.unwrap()[0].sample_count, 120);
+    // Again, straight to the daemon: nothing is stored twice.
+    let again = push(&daemon.address, folder.path()).await;
+    assert!(text(&again).contains("120 of them were before; 0 refused"), "{}", text(&again));
+    assert_eq!(client.list_datasets().await.unwrap()[0].sample_count, 120);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_picture_is_named_and_the_others_are_pushed() {
+    let daemon = Daemon::start_roomy().await;
+    let folder = class_folder(2);
+    std::fs::write(folder.path().join("red/broken.png"), b"no picture").unwrap();
+    let pushed = push(&daemon.address, folder.path()).await;
+    assert_eq!(pushed.status.code(), Some(1), "{}", text(&pushed));
+    let said = text(&pushed);
+    assert!(said.contains("broken.png") && said.contains("6 samples are in colours"), "{said}");
+    assert!(said.contains("1 refused"), "{said}");
+    let empty = tempfile::tempdir().unwrap();
+    let said = text(&push(&daemon.address, empty.path()).await);
+    assert!(said.contains("FOLDER/CLASS/PICTURE.jpg"), "{said}");
+}
