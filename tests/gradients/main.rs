@@ -12,3 +12,4 @@ mod check;
 mod coverage;
 mod end_to_end;
 mod rows;
+mod standing;

@@ -3,8 +3,12 @@
 
 For each network: the gradient of the top logit with respect to the last feature map, one half-way
 down, the input, and three weights. Of each gradient its norm, its product with a fixed vector, and 24
-entries are kept; and, as `float32`, how far PyTorch's own gradient in float32 is from all that. With
---architectures also for the networks that architectures.py makes (else theirs are kept as they are).
+entries are kept; and, as `float32`, how far PyTorch's own gradient in float32 is from all that.
+
+The derivative of a piecewise smooth function is compared where it has one: some values of the photograph (or
+of the pattern, for random networks) are moved a little, until no rectifier lies within rounding of its
+kink (`kinks.py`). `moved` says which values, and where to.
+With --architectures also for the networks that architectures.py makes (else theirs are kept as they are).
 
     .venv/bin/python tests/reference/gradients.py [--architectures target/architectures]
 """
@@ -19,7 +23,8 @@ import tomllib
 import numpy as np
 import torch
 
-from torch_network import OnnxNetwork
+from kinks import moved
+from torch_network import OnnxNetwork, attributes, key
 
 HERE = pathlib.Path(__file__).resolve().parent
 ASSETS = pathlib.Path(os.environ.get("GRAFTD_ASSETS", HERE.parents[1] / "../shared/assets"))
@@ -65,6 +70,28 @@ def weights(network):
     return [used[0], used[len(used) // 2], used[-1]]
 
 
+def fold(network, kernel):
+    """What a batch norm or a product behind a convolution multiplies its channels with; empty where
+    there is none. A runtime may keep the kernel with this factor already in it."""
+    conv = next(node for node in network.nodes if kernel in node.input[1:2])
+    behind = [node for node in network.nodes if conv.output[0] in node.input]
+    if conv.op_type != "Conv" or len(behind) != 1:
+        return []
+    node, names = behind[0], list(behind[0].input)
+    if node.op_type == "BatchNormalization":
+        scale, variance = (network.weight(names[i]).detach() for i in (1, 4))
+        factors = scale / torch.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    elif node.op_type == "Mul":
+        names.remove(conv.output[0])
+        if not names or key(names[0]) not in network.weights:
+            return []
+        factors = network.weight(names[0]).detach().reshape(-1)
+    else:
+        return []
+    channels = network.weight(kernel).shape[0]
+    return [float(f"{f:.9g}") for f in factors] if len(factors) == channels else []
+
+
 def gradients(network, x, last, index=None):
     """By the last map, one between, the input and three weights: (class, logit, names, gradients)."""
     x = x.clone().requires_grad_(True)
@@ -87,20 +114,27 @@ def difference(kept, gradient):
     return float(f"{max(whole, along, entries):.1e}")
 
 
-def record(path, x, last=None):
+def record(path, original, last=None):
     """What the fixture keeps of one network, and how far PyTorch's own float32 is from it."""
-    network = OnnxNetwork(path, torch.float64)
-    last = last or last_spatial(network, x.double())
-    index, logit, layers, kernels, exact = gradients(network, x.double(), last)
-    kept = [{"name": n, **summary(g)} for n, g in zip(layers + kernels, exact)]
+    exact, rounded = OnnxNetwork(path, torch.float64), OnnxNetwork(path, torch.float32)
+    last = last or last_spatial(exact, original.double())
+    x = moved(exact, rounded, original)
+    at = torch.nonzero((x != original).reshape(-1)).reshape(-1)
+    values = [float(str(value)) for value in x.reshape(-1)[at].numpy()]
+    index, logit, layers, kernels, found = gradients(exact, x.double(), last)
+    kept = [{"name": n, **summary(g)} for n, g in zip(layers + kernels, found)]
     for name, entry in zip(kernels, kept[3:]):
-        entry["first"] = network.weight(name).detach().float().reshape(-1)[:4].tolist()
-    del network, exact
-    *_, narrow = gradients(OnnxNetwork(path, torch.float32), x.float(), last, index)
+        weight = exact.weight(name).detach().float()
+        entry["shape"], entry["fold"] = list(weight.shape), fold(exact, name)
+        entry["first"] = weight.reshape(-1)[:4].tolist()
+    del exact, found
+    *_, narrow = gradients(rounded, x.float(), last, index)
     for entry, gradient in zip(kept, narrow):
         entry["float32"] = difference(entry, gradient)
-    print(path.stem, index, *(f"{entry['float32']:.0e}" for entry in kept), flush=True)
-    return {"class": index, "logit": logit, "layers": kept[:3], "weights": kept[3:]}
+    print(path.stem, index, f"{len(at)} values moved;",
+          *(f"{entry['float32']:.0e}" for entry in kept), flush=True)
+    return {"class": index, "logit": logit, "moved": {"at": at.tolist(), "values": values},
+            "layers": kept[:3], "weights": kept[3:]}
 
 
 def last_spatial(network, x):
@@ -118,25 +152,34 @@ def last_spatial(network, x):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--assets", type=pathlib.Path, default=ASSETS)
-    parser.add_argument("--architectures", type=pathlib.Path)
+    parser.add_argument("--architectures", type=pathlib.Path,
+                        help="the folder of architectures.py")
+    parser.add_argument("--only", nargs="+", metavar="ID", help="renew these and keep the others")
     options = parser.parse_args()
-    torch.manual_seed(0)
     torch.set_num_threads(1)
-    result = {"torch": torch.__version__.split("+")[0], "networks": {}}
+    fixture = HERE / "gradients.json"
+    result = json.loads(fixture.read_text())
+    result["torch"] = torch.__version__.split("+")[0]
+
+    def renew(group, name, make):
+        if not options.only or name in options.only:
+            result[group][name] = make()
+            fixture.write_text(json.dumps(result, separators=(",", ":")) + "\n")
+
     for model in tomllib.loads((options.assets / "models.toml").read_text())["model"]:
         if "feature_map" in model:
             x = reference_input(options.assets, model)[:1]
-            entry = record(options.assets / model["file"], x, model["feature_map"])
-            result["networks"][model["id"]] = entry
-    fixture = HERE / "gradients.json"
-    result["architectures"] = json.loads(fixture.read_text())["architectures"]
+            file, last = options.assets / model["file"], model["feature_map"]
+            renew("networks", model["id"], lambda: record(file, x, last))
     if options.architectures:
         for path in sorted(options.architectures.glob("*.onnx")):
-            shape = input_shape(OnnxNetwork(path))
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            entry = {"sha256": digest, "shape": shape, **record(path, wave(shape))}
-            result["architectures"][path.stem] = entry
-    fixture.write_text(json.dumps(result, separators=(",", ":")) + "\n")
+            renew("architectures", path.stem, lambda: of_architecture(path))
+
+
+def of_architecture(path):
+    shape = input_shape(OnnxNetwork(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"sha256": digest, "shape": shape, **record(path, wave(shape))}
 
 
 def input_shape(network):
@@ -149,10 +192,9 @@ def input_shape(network):
 
 
 def wave(shape):
-    """A smooth pattern with some detail: 27 to 228 for Keras networks, a hundredth for the others."""
-    scale = 1.0 if shape[3] == 3 else 0.01
+    """A smooth pattern with some detail, -1.7 to 1.7."""
     at = np.arange(int(np.prod(shape)), dtype=np.float64)
-    x = scale * (127.5 + 60 * np.sin(0.011 * at) + 40 * np.cos(0.37 * at))
+    x = np.sin(0.011 * at) + 0.7 * np.cos(0.37 * at)
     return torch.from_numpy(x.astype(np.float32).reshape(shape))
 
 

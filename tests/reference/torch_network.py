@@ -59,6 +59,13 @@ class OnnxNetwork(nn.Module):
     def weight(self, name):
         return self.weights[key(name)]
 
+    def bound(self, name):
+        """A constant number; None where the name is empty."""
+        if not name:
+            return None
+        return float(self.weights[key(name)].detach() if key(name) in self.weights
+                     else self.constants[name])
+
     def forward(self, x):
         values = {self.input: x}
 
