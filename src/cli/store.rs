@@ -197,7 +197,7 @@ impl StoreCommand {
             match item {
                 // Blocks while the writer is behind, so nothing piles up.
                 Ok(sample) => store.add_sample(dataset, sample, move |receipt| {
-                    let _ = sender.send(receipt);
+                    let _ = sender.send(receipt.map(|receipt| receipt.outcome));
                 }),
                 Err(error) => {
                     let _ = sender.send(Err(error));
@@ -206,10 +206,10 @@ impl StoreCommand {
         }
         drop(sender);
         let (mut added, mut duplicates, mut refused) = (0_u64, 0_u64, 0_u64);
-        for receipt in receipts {
-            match receipt {
-                Ok(receipt) if receipt.outcome == Stored::Added => added += 1,
-                Ok(_) => duplicates += 1,
+        for outcome in receipts {
+            match outcome {
+                Ok(Stored::Added) => added += 1,
+                Ok(Stored::Duplicate) => duplicates += 1,
                 Err(error) => {
                     refused += 1;
                     print::error(&error);

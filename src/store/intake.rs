@@ -34,12 +34,12 @@ pub enum Outcome {
 }
 
 /// A promise: the sample survives a power cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Receipt {
     /// Whether it was new.
     pub outcome: Outcome,
-    /// The side it stands on.
-    pub split: Split,
+    /// As it is stored. A quota may drop it again before the receipt is read.
+    pub sample: Sample,
     /// Older samples that were dropped to make room.
     pub dropped: u64,
 }
@@ -209,7 +209,7 @@ fn insert(session: &mut Session<'_>, dataset: &Name, prepared: Prepared) -> Resu
         if known.content != sample.content {
             return Err(StoreError::SampleConflict { id: sample.id });
         }
-        return Ok(Receipt { outcome: Outcome::Duplicate, split: known.split, dropped: 0 });
+        return Ok(Receipt { outcome: Outcome::Duplicate, sample: known, dropped: 0 });
     }
     if next == u32::MAX {
         return Err(StoreError::invalid("dataset", "has no sequence numbers left: export it"));
@@ -219,7 +219,7 @@ fn insert(session: &mut Session<'_>, dataset: &Name, prepared: Prepared) -> Resu
     sample.key = SampleKey::new(dataset.number, next);
     let dropped = make_room(session, &dataset, sample.bytes)?;
     write_rows(session, &sample, image, &embeddings)?;
-    Ok(Receipt { outcome: Outcome::Added, split: sample.split, dropped })
+    Ok(Receipt { outcome: Outcome::Added, sample, dropped })
 }
 
 fn has_budget(session: &Session<'_>, number: DatasetNumber, budget: CaptureBudget) -> Result<bool> {

@@ -67,10 +67,10 @@ impl Learning {
         let IncomingSample { dataset, facts, content } = incoming;
         let keep = self.store.ensure_dataset(&dataset)?.settings.keep;
         let (sender, receiver) = oneshot::channel();
-        let id = match content {
+        match content {
             Content::Embedding { backbone, values } => {
                 let facts = self.with_embedding(facts, &backbone, values)?;
-                hand_over(&self.store, &dataset, facts, sender)
+                hand_over(&self.store, &dataset, facts, sender);
             }
             Content::Picture(subject) => {
                 let by = self.engine.snapshot().resolve(&Target::Default).ok();
@@ -78,17 +78,19 @@ impl Learning {
                 let limits = self.engine.limits();
                 let ticket = self.engine.run(Priority::Foreground, cancel, move |cancel, _| {
                     let facts = with_picture(facts, subject, by, keep, &limits, cancel)?;
-                    Ok::<_, EngineError>(hand_over(&store, &target, facts, sender))
+                    hand_over(&store, &target, facts, sender);
+                    Ok::<_, EngineError>(())
                 })?;
-                ticket.await??
+                ticket.await??;
             }
-        };
-        let receipt: Receipt = receiver.await.unwrap_or(Err(crate::store::StoreError::Closed))?;
-        let duplicate = receipt.outcome == Outcome::Duplicate;
+        }
+        let receipt = receiver.await.unwrap_or(Err(crate::store::StoreError::Closed));
+        let Receipt { sample, outcome, .. } = receipt?;
+        let duplicate = outcome == Outcome::Duplicate;
         if !duplicate {
             self.following.arrived(&dataset);
         }
-        Ok(StoredSample { sample: self.store.sample(&dataset, &id)?, duplicate })
+        Ok(StoredSample { sample, duplicate })
     }
 
     fn with_embedding(
@@ -117,14 +119,12 @@ impl Learning {
 
 type Answer = oneshot::Sender<crate::store::Result<Receipt>>;
 
-/// Gives the sample to the store, whose receipt goes to `answer`; returns its id.
-fn hand_over(store: &Store, dataset: &Name, facts: NewSample, answer: Answer) -> String {
-    let id = facts.id.clone();
+/// Gives the sample to the store, whose receipt goes to `answer`.
+fn hand_over(store: &Store, dataset: &Name, facts: NewSample, answer: Answer) {
     store.add_sample(dataset, facts, move |receipt| {
         // Whoever hung up meanwhile does not want to know.
         let _ = answer.send(receipt);
     });
-    id
 }
 
 /// Decodes and embeds the picture; on a worker.

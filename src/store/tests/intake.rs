@@ -16,8 +16,10 @@ fn a_sample_comes_back_as_it_was_sent_also_after_a_restart() {
         ..sample(1)
     };
     let receipt = store.add_sample_and_wait(&parts, sent.clone()).unwrap();
-    assert_eq!(receipt, Receipt { outcome: Outcome::Added, split: Split::HeldOut, dropped: 0 });
     let before = store.sample(&parts, &sent.id).unwrap();
+    assert_eq!(before.split, Split::HeldOut);
+    let expected = Receipt { outcome: Outcome::Added, sample: before.clone(), dropped: 0 };
+    assert_eq!(receipt, expected);
     drop(store);
     let store = Store::open(folder.path()).unwrap();
     let stored = store.sample(&parts, &sent.id).unwrap();
