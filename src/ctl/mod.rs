@@ -12,6 +12,7 @@ mod output;
 mod predict;
 mod report;
 mod samples;
+mod settings;
 mod training;
 mod watch;
 

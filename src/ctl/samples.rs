@@ -10,10 +10,12 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::settings::Configure;
 use super::{Outcome, batch, output, report};
 use crate::client::messages::{
-    Dataset, DeleteSamplesRequest, Labels, ListSamplesRequest, NewSample, PredictRequest, Sample,
-    SampleFilter, StreamSamplesRequest, UpdateSampleRequest, new_sample,
+    Dataset, DeleteSamplesRequest, GetSampleRequest, Labels, ListSamplesRequest, NewSample,
+    PredictRequest, Sample, SampleFilter, SampleOrigin, StreamSamplesRequest, UpdateSampleRequest,
+    image, new_sample,
 };
 use crate::client::{Client, ClientError, ErrorKind, Picture};
 use crate::terminal;
@@ -38,6 +40,8 @@ enum Action {
     Push(Push),
     /// List the datasets.
     Datasets,
+    /// Set what a dataset keeps, and which predictions it captures; what no flag names stays.
+    Configure(Configure),
     /// List samples.
     List {
         /// The dataset.
@@ -49,6 +53,19 @@ enum Action {
         /// Only those that wait to be labelled.
         #[arg(long)]
         unlabelled: bool,
+        /// Only pictures that were captured: with `--unlabelled`, the review queue.
+        #[arg(long)]
+        captured: bool,
+    },
+    /// Write what is kept of a sample's photograph to a file.
+    Picture {
+        /// The dataset.
+        #[arg(long)]
+        dataset: String,
+        /// The sample's id.
+        id: String,
+        /// The file.
+        file: PathBuf,
     },
     /// Give a sample other labels.
     Label {
@@ -99,10 +116,17 @@ impl Samples {
         match &self.action {
             Action::Push(push) => return push.run(client, self.json).await,
             Action::Datasets => self.datasets(&client.list_datasets().await?),
-            Action::List { dataset, label, unlabelled } => {
-                let filter = filter(dataset, label, *unlabelled);
+            Action::Configure(configure) => {
+                self.datasets(configure.run(client).await?.as_slice());
+            }
+            Action::List { dataset, label, unlabelled, captured } => {
+                let mut filter = filter(dataset, label, *unlabelled);
+                if *captured {
+                    filter.set_origin(SampleOrigin::Capture);
+                }
                 self.list(client, filter).await?;
             }
+            Action::Picture { dataset, id, file } => picture(client, dataset, id, file).await?,
             Action::Label { dataset, id, labels } => {
                 let request = UpdateSampleRequest {
                     dataset: dataset.clone(),
@@ -149,6 +173,7 @@ impl Samples {
                     "samples": dataset.sample_count,
                     "bytes": dataset.stored_bytes,
                     "unlabelled": dataset.unlabelled_count,
+                    "settings": settings(dataset),
                     "labels": dataset.labels.iter().map(count).collect::<BTreeMap<_, _>>(),
                 }));
             }
@@ -192,12 +217,61 @@ impl Samples {
                 "source": sample.source,
                 "note": sample.note,
                 "pinned": sample.pinned,
+                "captured": sample.captured.as_ref().map(|thought| json!({
+                    "head": thought.head,
+                    "label": thought.label,
+                    "probability": thought.probability,
+                    "novelty": thought.novelty,
+                })),
             }));
-        } else {
-            let labels = sample.labels.join(", ");
-            output::line(format_args!("{}  {split}  {labels}", sample.id));
+            return;
         }
+        let labels = sample.labels.join(", ");
+        let thought = sample.captured.as_ref().map(|thought| {
+            let percent = 100.0 * thought.probability;
+            format!("{} thought {}, {percent:.0} %", thought.head, thought.label)
+        });
+        output::line(format_args!(
+            "{}  {split}  {labels}{}",
+            sample.id,
+            thought.unwrap_or_default()
+        ));
     }
+}
+
+async fn picture(client: &Client, dataset: &str, id: &str, file: &Path) -> Result<(), ClientError> {
+    let request = GetSampleRequest {
+        dataset: dataset.to_owned(),
+        id: id.to_owned(),
+        include_image: true,
+        ..GetSampleRequest::default()
+    };
+    let found = client.get_sample(request).await?;
+    let Some(image::Source::Encoded(bytes)) = found.image.and_then(|image| image.source) else {
+        let problem = format!("dataset {dataset} keeps no picture of {id}");
+        return Err(ClientError::local(ErrorKind::NotFound, problem));
+    };
+    crate::base::atomic::write(file, &bytes).map_err(|error| {
+        ClientError::local(ErrorKind::Internal, format!("{}: {error}", file.display()))
+    })
+}
+
+fn settings(dataset: &Dataset) -> serde_json::Value {
+    let settings = dataset.settings.clone().unwrap_or_default();
+    let name = |text: &str, prefix| text.trim_start_matches(prefix).to_lowercase();
+    json!({
+        "keep": name(settings.retention().as_str_name(), "RETENTION_"),
+        "max_samples": settings.maximum_samples,
+        "max_bytes": settings.maximum_bytes,
+        "when_full": name(settings.quota_policy().as_str_name(), "QUOTA_POLICY_"),
+        "capture": settings.capture.map(|capture| json!({
+            "head": capture.head,
+            "below": capture.maximum_probability,
+            "unknown": capture.unknown,
+            "hourly": capture.hourly_budget,
+            "waiting": capture.total_budget,
+        })),
+    })
 }
 
 fn filter(dataset: &str, labels: &[String], unlabelled: bool) -> SampleFilter {

@@ -29,6 +29,20 @@ pub fn picture(colour: [u8; 3], number: u32) -> Vec<u8> {
     vision::encode(&picture, ImageFormat::Png).unwrap()
 }
 
+/// A folder with a folder per class, `each` pictures in each.
+#[allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
+pub fn class_folder(each: u32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (label, colour) in COLOURS {
+        let class = folder.path().join(label);
+        std::fs::create_dir(&class).unwrap();
+        for number in 0..each {
+            std::fs::write(class.join(format!("{number}.png")), picture(colour, number)).unwrap();
+        }
+    }
+    folder
+}
+
 pub fn image(bytes: Vec<u8>) -> graftd::client::messages::Image {
     PredictRequest::from(Picture::from_bytes(bytes)).image.unwrap()
 }

@@ -13,8 +13,10 @@ mod program;
 
 mod bad_input;
 mod colours;
+mod commands;
 mod disk;
 mod following;
+mod graftctl;
 mod jobs;
 mod poison;
 mod push;

@@ -10,21 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::colours::{COLOURS, picture};
+use crate::colours::class_folder;
 use crate::common::daemon::Daemon;
-
-/// A folder with a folder per class, `each` pictures in each.
-fn class_folder(each: u32) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (label, colour) in COLOURS {
-        let class = folder.path().join(label);
-        std::fs::create_dir(&class).unwrap();
-        for number in 0..each {
-            std::fs::write(class.join(format!("{number}.png")), picture(colour, number)).unwrap();
-        }
-    }
-    folder
-}
 
 async fn push(address: &str, folder: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_graftctl"));

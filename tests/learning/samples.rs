@@ -2,8 +2,9 @@
 
 use graftd::client::ErrorKind;
 use graftd::client::messages::{
-    CaptureSettings, DatasetSettings, GetSampleRequest, Labels, ListSamplesRequest, NewSample,
-    PromotionPolicy, SampleFilter, SampleOrigin, Split, UpdateSampleRequest, new_sample,
+    CaptureSettings, DatasetSettings, DeleteSamplesRequest, GetSampleRequest, Labels,
+    ListSamplesRequest, NewSample, PromotionPolicy, QuotaPolicy, Retention, SampleFilter,
+    SampleOrigin, Split, StartTrainingRequest, UpdateSampleRequest, image::Source, new_sample,
 };
 use graftd::vision::{self, ImageFormat};
 
@@ -176,4 +177,84 @@ async fn a_report_names_the_samples_that_are_to_be_put_right() {
     let poor: Vec<_> = report.poor_images.iter().map(|found| found.id.as_str()).collect();
     assert!(poor.contains(&"grey"), "{poor:?}");
     assert!(!report.advice.is_empty());
+}
+
+#[tokio::test]
+async fn a_dataset_that_keeps_thumbnails_or_embeddings_alone_can_be_learnt_and_shows_no_more() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    let large = vision::Picture::new(640, 320, [200, 40, 40].repeat(640 * 320)).unwrap();
+    let large = vision::encode(&large, ImageFormat::Png).unwrap();
+    for retention in [Retention::Thumbnails, Retention::Embeddings] {
+        let settings = DatasetSettings { retention: retention.into(), ..Default::default() };
+        client.configure_dataset("colours", settings).await.unwrap();
+        push_colours(&client, 10).await;
+        let content = Some(new_sample::Content::Image(image(large.clone())));
+        let sent = NewSample { id: "large".into(), content, ..sample("red", COLOURS[0].1, 0) };
+        client.add_sample(sent).await.unwrap();
+        let get = GetSampleRequest {
+            dataset: "colours".into(),
+            id: "large".into(),
+            include_image: true,
+            include_embedding: "logits".into(),
+        };
+        let shown = client.get_sample(get).await.unwrap();
+        assert!(shown.embedding.is_some());
+        let stored = shown.sample.unwrap();
+        assert_eq!((stored.retention(), stored.width, stored.height), (retention, 640, 320));
+        let kept = shown.image.and_then(|image| image.source);
+        match (retention, kept) {
+            (Retention::Thumbnails, Some(Source::Encoded(bytes))) => {
+                let small = vision::decode(&bytes, &vision::Limits::default()).unwrap();
+                assert_eq!((small.width, small.height), (160, 80));
+            }
+            (Retention::Embeddings, None) => {}
+            (other, kept) => panic!("{other:?}: {}", kept.is_some()),
+        }
+        let job = train(&client, training(PromotionPolicy::Always)).await;
+        assert!(job.promoted, "{job:?}");
+        // Another backbone has nothing to look at, and says so.
+        let elsewhere = StartTrainingRequest {
+            backbone: "features".into(),
+            ..training(PromotionPolicy::Always)
+        };
+        let failure = train(&client, elsewhere).await.failure.unwrap();
+        assert!(failure.message.contains("embedding by features"), "{}", failure.message);
+        let all = DeleteSamplesRequest {
+            filter: Some(SampleFilter { dataset: "colours".into(), ..Default::default() }),
+            whole_dataset: true,
+            dry_run: false,
+        };
+        client.delete_samples(all).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_quota_refuses_with_its_limit_or_drops_the_oldest_that_is_not_pinned() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    let configure = async |policy: QuotaPolicy| {
+        let settings = DatasetSettings {
+            maximum_samples: 3,
+            quota_policy: policy.into(),
+            ..DatasetSettings::default()
+        };
+        client.configure_dataset("colours", settings).await.unwrap();
+    };
+    configure(QuotaPolicy::Refuse).await;
+    let red = |number| sample("red", COLOURS[0].1, number);
+    client.add_sample(NewSample { pinned: true, ..red(0) }).await.unwrap();
+    for number in 1..3 {
+        client.add_sample(red(number)).await.unwrap();
+    }
+    let error = client.add_sample(red(3)).await.unwrap_err();
+    assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::ResourceExhausted, "QUOTA"));
+    assert!(error.message.contains("3 samples") && error.retry_after.is_some(), "{error}");
+    configure(QuotaPolicy::DropOldest).await;
+    client.add_sample(red(3)).await.unwrap();
+    let filter = SampleFilter { dataset: "colours".into(), ..SampleFilter::default() };
+    let request = ListSamplesRequest { filter: Some(filter), ..ListSamplesRequest::default() };
+    let left = client.list_samples(request).await.unwrap().samples;
+    let left: Vec<_> = left.iter().map(|sample| sample.id.as_str()).collect();
+    assert_eq!(left, ["red/0", "red/2", "red/3"]);
 }

@@ -71,6 +71,26 @@ async fn a_device_learns_rolls_back_and_says_the_same_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_running_request_ends_on_the_version_that_it_began_with_and_names_it() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    for _ in 0..2 {
+        train(&client, training(PromotionPolicy::Always)).await;
+    }
+    let busy = crate::jobs::occupy(&daemon);
+    let waiting = {
+        let client = client.clone();
+        tokio::spawn(async move { predict(&client, "colour", COLOURS[1].1, 7).await })
+    };
+    daemon.queued(1).await;
+    client.rollback_head("colour").await.unwrap();
+    drop(busy);
+    assert_eq!(waiting.await.unwrap().head.unwrap().version, 2);
+    assert_eq!(predict(&client, "colour", COLOURS[1].1, 7).await.head.unwrap().version, 1);
+}
+
+#[tokio::test]
 async fn the_same_training_twice_gives_the_same_bytes() {
     let daemon = Daemon::start_roomy().await;
     let client = daemon.client().await;

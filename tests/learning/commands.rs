@@ -1,0 +1,215 @@
+//! The commands that learn without a daemon, as a user runs them: `train`, `evaluate`, `dataset
+//! report`, `store`.
+
+#![allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Map, Value};
+
+use crate::colours::{COLOURS, class_folder, picture};
+use crate::program::GRAFTD;
+
+struct Device {
+    state: tempfile::TempDir,
+}
+
+impl Device {
+    fn new() -> Self {
+        Self { state: tempfile::tempdir().unwrap() }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(GRAFTD);
+        command.args(arguments).arg("--state-dir").arg(self.state.path()).output().unwrap()
+    }
+
+    /// The one object that a command prints; its exit status must be this.
+    fn object(&self, arguments: &[&str], status: i32) -> Map<String, Value> {
+        let output = self.run(&[arguments, &["--json"]].concat());
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(status), "{out}{err}");
+        assert_eq!(out.lines().count(), 1, "{out}");
+        let Ok(Value::Object(object)) = serde_json::from_str(&out) else { panic!("{out}") };
+        object
+    }
+
+    /// What a command tells a person; it must succeed.
+    fn said(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Why a command did nothing.
+    fn refusal(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(!output.status.success(), "{}", text(&output.stdout));
+        text(&output.stderr)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn keys(object: &Map<String, Value>) -> Vec<&str> {
+    object.keys().map(String::as_str).collect()
+}
+
+#[test]
+fn train_prints_the_object_of_the_contract_and_keeps_to_the_folds_that_it_is_given() {
+    let (device, folder) = (Device::new(), class_folder(12));
+    let folds = folder.path().join("folds.json");
+    let assigned: Map<String, Value> = COLOURS
+        .iter()
+        .flat_map(|(label, _)| (0..12).map(move |n| (format!("{label}/{n}.png"), (n % 4).into())))
+        .collect();
+    std::fs::write(&folds, Value::Object(assigned.clone()).to_string()).unwrap();
+    let saved = folder.path().join("head.safetensors");
+    let train = ["train", path(folder.path()), "--folds-file", path(&folds)];
+    let object = device.object(&[&train[..], &["--kind", "softmax"]].concat(), 0);
+    let contract = [
+        "kind",
+        "classes",
+        "accuracy",
+        "folds",
+        "per_class",
+        "embedding_seconds",
+        "fit_seconds",
+        "temperature",
+        "ece_before",
+        "ece_after",
+    ];
+    assert_eq!(keys(&object), contract);
+    assert_eq!(object["kind"], "softmax");
+    assert_eq!(object["classes"], serde_json::json!(["blue", "green", "red"]));
+    let folds_of = |object: &Map<String, Value>| -> Vec<f64> {
+        object["folds"].as_array().unwrap().iter().map(|fold| fold.as_f64().unwrap()).collect()
+    };
+    let found = folds_of(&object);
+    let mean = found.iter().sum::<f64>() / 4.0;
+    assert!(found.len() == 4 && (object["accuracy"].as_f64().unwrap() - mean).abs() < 1e-9);
+    assert!(mean > 0.9, "{found:?}");
+    // The same again is the same head, byte for byte.
+    let save = || {
+        let save = ["--kind", "prototype", "--seed", "7", "--save", path(&saved)];
+        device.object(&[&train[..], &save].concat(), 0);
+        std::fs::read(&saved).unwrap()
+    };
+    assert_eq!(save(), save());
+    let own_folds = ["train", path(folder.path()), "--folds", "2", "--kind"];
+    for kind in ["auto", "slda", "mlp"] {
+        let object = device.object(&[&own_folds[..], &[kind]].concat(), 0);
+        assert_eq!(folds_of(&object).len(), 2);
+        assert!(kind == "auto" || object["kind"] == kind, "{object:?}");
+    }
+    let mut short = assigned;
+    short.remove("red/3.png");
+    std::fs::write(&folds, Value::Object(short).to_string()).unwrap();
+    let refusal = device.refusal(&train);
+    assert!(refusal.contains("red/3.png"), "{refusal}");
+}
+
+#[test]
+fn evaluate_judges_a_saved_head_and_compares_it_with_another() {
+    let (device, folder) = (Device::new(), class_folder(10));
+    let saved = ["lda", "knn"].map(|kind| {
+        let file = folder.path().join(format!("{kind}.head"));
+        let train = ["train", path(folder.path()), "--kind", kind, "--save", path(&file)];
+        let said = device.said(&train);
+        assert!(said.contains("% right on photographs not shown before"), "{said}");
+        assert!(said.contains("truth") && said.contains("#1"), "a confusion matrix: {said}");
+        file
+    });
+    let evaluate = ["evaluate", path(folder.path()), "--head", path(&saved[0])];
+    let object = device.object(&[&evaluate[..], &["--against", path(&saved[1])]].concat(), 0);
+    assert_eq!((&object["kind"], &object["samples"]), (&"lda".into(), &30.into()));
+    assert!(object["accuracy"].as_f64().unwrap() > 0.9, "{object:?}");
+    assert!(object["comparison"]["p_value"].as_f64().is_some(), "{object:?}");
+    assert!(device.said(&evaluate).contains("called unknown"));
+    std::fs::write(&saved[1], b"no head").unwrap();
+    let refusal = device.refusal(&["evaluate", path(folder.path()), "--head", path(&saved[1])]);
+    assert!(refusal.contains("knn.head"), "{refusal}");
+}
+
+#[test]
+fn the_dataset_report_names_the_photographs_that_are_to_be_put_right() {
+    let (device, folder) = (Device::new(), class_folder(25));
+    let add = |name: &str, bytes: Vec<u8>| std::fs::write(folder.path().join(name), bytes).unwrap();
+    add("red/wrong.png", picture(COLOURS[2].1, 77));
+    add("green/copy.png", picture(COLOURS[2].1, 3));
+    let report = ["dataset", "report", path(folder.path())];
+    let object = device.object(&report, 0);
+    let contract = [
+        "counts",
+        "imbalance",
+        "few_samples",
+        "duplicates",
+        "likely_wrong_labels",
+        "poor_photographs",
+        "most_confused",
+        "accuracy",
+    ];
+    assert_eq!(keys(&object), contract);
+    let all = |key: &str| object[key].as_array().unwrap();
+    let wrong = all("likely_wrong_labels").iter().find(|found| found["sample"] == "red/wrong.png");
+    assert_eq!(wrong.unwrap()["likely"], "blue");
+    let copy = all("duplicates").iter().find(|found| {
+        [&found["first"], &found["second"]].contains(&&Value::from("green/copy.png"))
+    });
+    assert_eq!(copy.unwrap()["across_classes"], true);
+    assert!(all("poor_photographs").iter().any(|found| found["flaw"] == "tiny"));
+    let said = device.said(&report);
+    assert!(said.contains("DIFFERENT LABELS") && said.contains("rather blue"), "{said}");
+}
+
+#[test]
+fn what_is_imported_can_be_counted_verified_exported_and_imported_elsewhere() {
+    let (device, folder) = (Device::new(), class_folder(4));
+    let import = |device: &Device, source: &str| {
+        let object = device.object(&["store", "import", "--dataset", "colours", source], 0);
+        (object["added"].as_u64().unwrap(), object["duplicates"].as_u64().unwrap())
+    };
+    assert_eq!(import(&device, path(folder.path())), (12, 0));
+    assert_eq!(import(&device, path(folder.path())), (0, 12));
+    let stats = device.object(&["store", "stats"], 0);
+    assert_eq!(stats["datasets"][0]["samples"], 12);
+    assert_eq!(
+        stats["datasets"][0]["labels"],
+        serde_json::json!({"blue": 4, "green": 4, "red": 4})
+    );
+    assert_eq!(device.object(&["store", "verify"], 0)["sound"], true);
+    assert!(device.said(&["store", "stats"]).contains("dataset colours: 12 samples"));
+
+    let target = tempfile::tempdir().unwrap();
+    for name in ["folder", "archive.tar"] {
+        let target = target.path().join(name);
+        let export = ["store", "export", "--dataset", "colours", path(&target)];
+        assert_eq!(device.object(&export, 0)["images"], 12);
+        let elsewhere = Device::new();
+        assert_eq!(import(&elsewhere, path(&target)), (12, 0), "{name}");
+        assert_eq!(elsewhere.object(&["store", "verify"], 0)["images"], 12);
+    }
+    // The pictures of an export are a folder per class again.
+    let images = target.path().join("folder/images");
+    assert_eq!(import(&Device::new(), path(&images)), (12, 0));
+
+    // A tar of a plain folder per class.
+    let plain = target.path().join("plain.tar");
+    let packed = Command::new("tar")
+        .args(["--create", "--file", path(&plain), "--directory", path(folder.path()), "."])
+        .status();
+    if packed.is_ok_and(|status| status.success()) {
+        assert_eq!(import(&Device::new(), path(&plain)), (12, 0));
+    } else {
+        println!("skipped: there is no tar here");
+    }
+    let refusal = device.refusal(&["store", "export", "--dataset", "absent", path(&plain)]);
+    assert!(refusal.contains("absent"), "{refusal}");
+}
