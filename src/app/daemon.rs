@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::{AppError, Config, device};
 use crate::backbones::Checker;
+use crate::base::memory;
 use crate::engine::learning::Learning;
 use crate::engine::{BackboneKeeper, Engine, EngineOptions, PoolOptions};
 use crate::rpc::{Server, ServerOptions, bind};
@@ -52,6 +53,7 @@ impl Daemon {
             what: "a thread",
             reason: std::io::Error::other(error),
         })??;
+        memory::give_back();
         snapshot.default = config.default_target().map(str::to_owned);
         let engine = Engine::start(snapshot, engine_options(config))
             .map_err(|reason| AppError::System { what: "worker threads", reason })?;

@@ -1,4 +1,5 @@
-//! Small change that every layer needs: names, digests, the clock, cancellation, durable files.
+//! Small change that every layer needs: names, digests, the clock, cancellation, durable files,
+//! memory.
 
 pub mod atomic;
 pub mod cancel;
@@ -6,4 +7,5 @@ pub mod clock;
 pub mod digest;
 pub mod host;
 pub mod lru;
+pub mod memory;
 pub mod name;

@@ -7,7 +7,7 @@ use super::{Engine, LiveBackbone, Snapshot};
 use crate::backbones::{
     BUILT_IN, BackboneError, Backbones, Checker, Incoming, Manifest, NewBackbone,
 };
-use crate::base::name::Name;
+use crate::base::{memory, name::Name};
 
 /// The backbones of a state folder, beside an engine that serves some of them. Everything here may
 /// take seconds: call it where waiting is allowed.
@@ -189,6 +189,7 @@ impl BackboneKeeper {
             Ok::<(), std::convert::Infallible>(())
         };
         let Ok(()) = self.engine.registry().update(change);
+        memory::give_back();
     }
 }
 

@@ -16,7 +16,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::EngineError;
-use crate::base::cancel::Cancel;
+use crate::base::{cancel::Cancel, memory};
+
+/// After so long without work the workers give back the memory that the last runs have freed: long
+/// enough that one photograph every few seconds does not pay for it.
+const REST: Duration = Duration::from_secs(10);
 
 /// Who is served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,8 @@ struct Shared {
     /// Signalled when a job arrives, a worker becomes idle or the pool closes.
     changed: Condvar,
     options: PoolOptions,
+    /// Quiet time after which memory is given back.
+    rest: Duration,
 }
 
 #[derive(Default)]
@@ -87,6 +93,8 @@ struct State {
     finished: u64,
     refused: u64,
     abandoned: u64,
+    /// Whether memory was given back since the last job.
+    rested: bool,
 }
 
 impl std::fmt::Debug for State {
@@ -120,8 +128,13 @@ impl Pool {
     /// # Errors
     /// When the system grants no more threads.
     pub fn start(options: PoolOptions) -> std::io::Result<Self> {
+        Self::start_with_rest(options, REST)
+    }
+
+    fn start_with_rest(options: PoolOptions, rest: Duration) -> std::io::Result<Self> {
         let options = PoolOptions { workers: options.workers.max(1), queue: options.queue.max(1) };
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), options });
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { state, changed, options, rest });
         let threads = (0..options.workers)
             .map(|index| {
                 let shared = Arc::clone(&shared);
@@ -247,13 +260,30 @@ impl Shared {
             };
             if let Some(job) = job {
                 state.busy += 1;
+                state.rested = false;
                 return Some(job);
             }
             if state.closed && state.background.is_empty() {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state);
         }
+    }
+
+    /// Waits for a change, and gives memory back where none comes for long after work.
+    fn wait<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.rested || state.busy > 0 {
+            return self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let waited = self.changed.wait_timeout(state, self.rest);
+        let (mut state, quiet) = waited.unwrap_or_else(PoisonError::into_inner);
+        if !quiet.timed_out() || state.rested || state.busy > 0 {
+            return state;
+        }
+        state.rested = true;
+        drop(state);
+        memory::give_back();
+        self.lock()
     }
 }
 
@@ -444,6 +474,27 @@ mod tests {
         assert!(matches!(bad.wait(), Err::<(), _>(EngineError::Fault(_))));
         let good = pool.submit(Priority::Foreground, Cancel::default(), |_, _| 1).unwrap();
         assert_eq!(good.wait().unwrap(), 1);
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn workers_that_rest_give_back_what_their_jobs_have_freed() {
+        let options = PoolOptions { workers: 2, queue: 4 };
+        let pool = Pool::start_with_rest(options, Duration::from_millis(10)).unwrap();
+        let resident = || crate::base::host::Host::default().memory().resident;
+        let work = move |_: &Cancel, _| {
+            let pieces: Vec<Vec<u8>> = (0..4096).map(|_| vec![1; 64 << 10]).collect();
+            let kept: Vec<Vec<u8>> = pieces.into_iter().skip(1).step_by(64).collect();
+            (resident(), kept)
+        };
+        let (freed, kept) =
+            pool.submit(Priority::Foreground, Cancel::default(), work).unwrap().wait().unwrap();
+        let patience = Instant::now() + Duration::from_mins(1);
+        while resident() + (64 << 20) > freed {
+            assert!(Instant::now() < patience, "{freed} bytes before, {} after", resident());
+            std::thread::yield_now();
+        }
+        drop(kept);
     }
 
     #[test]

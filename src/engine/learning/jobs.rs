@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::following::{self, Herald};
 use super::low_priority::{self, lower_priority};
 use super::{Job, JobProgress, LearningError, TrainingOutcome, TrainingRequest, training};
-use crate::base::cancel::Cancel;
+use crate::base::{cancel::Cancel, memory};
 use crate::engine::Engine;
 use crate::store::{JobId, JobState, JobUpdate, NewJob, Store};
 
@@ -186,6 +186,7 @@ impl Shared {
         };
         while let Some((id, cancel)) = self.next() {
             let outcome = self.run(id, &cancel, &pool);
+            memory::give_back();
             // What a stopping daemon interrupts is found so by the next one, which says it.
             if self.lock().closing && outcome.as_ref().is_err_and(LearningError::is_cancelled) {
                 return;

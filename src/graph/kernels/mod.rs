@@ -5,7 +5,7 @@
 //! and `lrn` are the kernels, free functions over slices; `operators` are their adapters to tract, and
 //! `install` puts these into a graph before tract optimises the rest of it.
 //!
-//! This is the only place in graftd where `unsafe` may stand, each block with its reason.
+//! `unsafe` may stand here, each block with its reason, and nowhere else but in `base/memory.rs`.
 
 // Only what is inlined is compiled for a processor's widest instructions.
 #![allow(clippy::inline_always)]
