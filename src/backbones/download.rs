@@ -82,7 +82,9 @@ impl Download {
         Err(BackboneError::Download(failures))
     }
 
-    /// One address, resumed while it makes headway.
+    /// One address, resumed while it makes headway. A wrong file that was put together from several
+    /// answers, perhaps of several servers, is fetched once more in one piece: another answer than
+    /// the last may have been the wrong one, such as a portal's page before the network was reached.
     fn fetch_from(
         &self,
         agent: &ureq::Agent,
@@ -92,10 +94,14 @@ impl Download {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), Failure> {
         let mut interrupted = Failure::Interrupted(String::new());
+        let mut doubted = false;
         for _ in 0..=MAX_RESUMPTIONS {
             let before = length(path)?;
             match self.transfer(agent, address, path, before, cancel, progress) {
-                Ok(()) => return self.verify(path),
+                Ok(start) => match self.verify(path) {
+                    Err(Failure::Useless(_)) if start > 0 && !doubted => doubted = true,
+                    verdict => return verdict,
+                },
                 Err(Failure::Interrupted(reason)) => {
                     interrupted = Failure::Interrupted(reason);
                     if length(path)? <= before {
@@ -108,7 +114,8 @@ impl Download {
         Err(interrupted)
     }
 
-    /// One request: appends to the file until it has its full size.
+    /// One request: appends to the file until it has its full size. Returns where in the file the
+    /// answer began.
     fn transfer(
         &self,
         agent: &ureq::Agent,
@@ -117,7 +124,7 @@ impl Download {
         present: u64,
         cancel: &Cancel,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<(), Failure> {
+    ) -> Result<u64, Failure> {
         let mut request = agent.get(address);
         if present > 0 && present < self.size_bytes {
             request = request.header(header::RANGE, format!("bytes={present}-"));
@@ -163,7 +170,8 @@ impl Download {
             }
             progress(Progress { address, received, total: self.size_bytes });
         }
-        file.sync_all().map_err(disk)
+        file.sync_all().map_err(disk)?;
+        Ok(start)
     }
 
     /// Whether the complete file is the right one; a wrong one is removed.
@@ -317,6 +325,21 @@ mod tests {
         send(stream, &format!("200 OK\r\nContent-Length: {}", content.len() * 2), content);
     }
 
+    /// What a captive portal says to everything: a page, whose length is not announced.
+    fn shows_a_page(stream: &mut TcpStream, _: &[u8], _: Option<usize>) {
+        let page = "<html>please log in</html>".repeat(10);
+        let chunks = format!("{:x}\r\n{page}\r\n0\r\n\r\n", page.len());
+        send(stream, "200 OK\r\nTransfer-Encoding: chunked", chunks.as_bytes());
+    }
+
+    /// Sends a third, and when asked for the rest something else.
+    fn stops_half_way_then_lies(stream: &mut TcpStream, content: &[u8], start: Option<usize>) {
+        match start {
+            None => stops_half_way(stream, content, None),
+            Some(_) => whole(stream, &vec![7; content.len()], start),
+        }
+    }
+
     fn never_ends(stream: &mut TcpStream, _: &[u8], _: Option<usize>) {
         let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
         while stream.write_all(&[1; 4096]).is_ok() {}
@@ -337,6 +360,12 @@ mod tests {
 
     fn fetch(download: &Download, folder: &Path) -> Result<PathBuf, BackboneError> {
         download.fetch(folder, &Cancel::default(), &mut |_| {})
+    }
+
+    /// What an interrupted download left in `folder`.
+    fn begin(folder: &Path, download: &Download, bytes: &[u8]) {
+        let part = folder.join(format!("{}.part", download.sha256));
+        crate::base::atomic::write(&part, bytes).unwrap();
     }
 
     #[test]
@@ -370,14 +399,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let server = serve(content(), whole);
         let download = download(vec![server.address]);
-        let part = folder.path().join(format!("{}.part", download.sha256));
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(part)
-            .unwrap()
-            .write_all(&content()[..123_456])
-            .unwrap();
+        begin(folder.path(), &download, &content()[..123_456]);
         let path = fetch(&download, folder.path()).unwrap();
         assert_eq!(fs::read(path).unwrap(), content());
         assert_eq!(*server.asked.lock().unwrap(), [Some(123_456)]);
@@ -392,6 +414,32 @@ mod tests {
         let addresses = servers.iter().map(|server| server.address.clone()).collect();
         let path = fetch(&download(addresses), folder.path()).unwrap();
         assert_eq!(fs::read(path).unwrap(), content());
+    }
+
+    #[test]
+    fn what_a_lying_server_left_does_not_spoil_the_file_of_the_next() {
+        for liar in [shows_a_page as Behaviour, stops_half_way_then_lies] {
+            let folder = tempfile::tempdir().unwrap();
+            let servers = [serve(content(), liar), serve(content(), whole)];
+            let addresses = servers.iter().map(|server| server.address.clone()).collect();
+            let path = fetch(&download(addresses), folder.path()).unwrap();
+            assert_eq!(fs::read(path).unwrap(), content());
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_wrong_is_fetched_again_and_a_liar_only_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let servers = [serve(content(), stops_half_way_then_lies), serve(content(), whole)];
+        let good = download(vec![servers[1].address.clone()]);
+        begin(folder.path(), &good, &[7; 1000]);
+        fetch(&good, folder.path()).unwrap();
+        assert_eq!(*servers[1].asked.lock().unwrap(), [Some(1000), None]);
+
+        let folder = tempfile::tempdir().unwrap();
+        fetch(&download(vec![servers[0].address.clone()]), folder.path()).unwrap_err();
+        let third = Some(100_000);
+        assert_eq!(*servers[0].asked.lock().unwrap(), [None, third, None, third]);
     }
 
     #[test]
