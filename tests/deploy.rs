@@ -1,7 +1,9 @@
 //! What stands in `deploy/` fits the program.
 #![cfg(feature = "daemon")]
 
+use std::ffi::OsStr;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,6 +44,19 @@ fn check_config_accepts_the_sample_and_names_every_mistake_of_another() {
     for key in ["server.listen", "server.max_streems", "engine.queue"] {
         assert!(message.contains(key), "{key} is not named in: {message}");
     }
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_a_mistake_only_if_it_is_ours() {
+    let check = |name: &str| {
+        let no_text = OsStr::from_bytes(b"caf\xE9");
+        Command::new(GRAFTD).arg("check-config").env(name, no_text).output().unwrap()
+    };
+    assert!(check("LESS").status.success());
+    let refused = check("GRAFTD__LOG__LEVEL");
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains("GRAFTD__LOG__LEVEL is not UTF-8"), "{message}");
 }
 
 #[test]

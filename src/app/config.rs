@@ -4,6 +4,7 @@
 //! then is anything read from it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub struct ConfigSource {
     /// A TOML file.
     pub file: Option<PathBuf>,
     /// Environment variables by name; only those that begin with `GRAFTD__` count.
-    pub environment: Vec<(String, String)>,
+    pub environment: Vec<(OsString, OsString)>,
     /// Flags: key and value in TOML's words.
     pub flags: Vec<(&'static str, String)>,
 }
@@ -78,7 +79,7 @@ struct LogSection {
 impl ConfigSource {
     /// A source with a file, the process's environment and flags.
     pub fn of_process(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Self {
-        Self { file, environment: std::env::vars().collect(), flags }
+        Self { file, environment: std::env::vars_os().collect(), flags }
     }
 }
 
@@ -90,29 +91,35 @@ impl Config {
     pub fn load(source: &ConfigSource) -> Result<Self, AppError> {
         let mut values = flat(&parse(&default_toml()).map_err(|reason| one("defaults", reason))?);
         let mut mistakes = Vec::new();
+        let mut given = BTreeMap::new();
         if let Some(path) = &source.file {
             match read(path) {
-                Ok(value) => values.extend(flat(&value)),
+                Ok(value) => given.extend(flat(&value)),
                 Err(mistake) => mistakes.push(mistake),
             }
         }
         for (name, text) in &source.environment {
-            if let Some(path) = name.strip_prefix(ENVIRONMENT) {
-                values.insert(path.to_lowercase().replace("__", "."), typed(text));
+            let name = name.to_string_lossy();
+            let Some(path) = name.strip_prefix(ENVIRONMENT) else { continue };
+            let key = path.to_lowercase().replace("__", ".");
+            if let Some(text) = text.to_str() {
+                given.insert(key, typed(text));
+            } else {
+                mistakes.push(Mistake { key, reason: format!("{name} is not UTF-8") });
             }
         }
         for (key, text) in &source.flags {
-            values.insert((*key).to_owned(), typed(text));
+            given.insert((*key).to_owned(), typed(text));
         }
-        mistakes.extend(objections(&values));
-        if mistakes.is_empty() {
-            let config = deserialise(values).map_err(|reason| one("configuration", reason))?;
-            mistakes.extend(config.contradictions());
-            if mistakes.is_empty() {
-                return Ok(config);
-            }
-        }
-        Err(AppError::Config(mistakes))
+
+        let objections = objections(&given);
+        // What is wrong by itself does not count, so that the rest can be judged together.
+        given.retain(|path, _| objections.iter().all(|mistake| mistake.key != *path));
+        mistakes.extend(objections);
+        values.extend(given);
+        let config = deserialise(values).map_err(|reason| one("configuration", reason))?;
+        mistakes.extend(config.contradictions());
+        if mistakes.is_empty() { Ok(config) } else { Err(AppError::Config(mistakes)) }
     }
 
     /// What is wrong though every single value is allowed.
@@ -213,10 +220,14 @@ fn read(path: &Path) -> Result<Value, Mistake> {
     parse(&text).map_err(|reason| collect_error(path, reason))
 }
 
-/// All values by dotted path. Lists count as values.
+/// All values by dotted path. Lists count as values, and so do empty tables: nothing is passed over
+/// but an empty section.
 fn flat(value: &Value) -> BTreeMap<String, Value> {
     fn walk(prefix: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
-        if let ValueKind::Table(table) = &value.kind {
+        let section = prefix.is_empty() || KEYS.iter().any(|key| key.section() == prefix);
+        if let ValueKind::Table(table) = &value.kind
+            && (section || !table.is_empty())
+        {
             for (key, value) in table {
                 let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
                 walk(&path, value, into);
@@ -247,9 +258,9 @@ fn objections(values: &BTreeMap<String, Value>) -> Vec<Mistake> {
 }
 
 fn suggestion(path: &str) -> String {
-    let closest = KEYS.iter().min_by_key(|key| distance(key.path, path));
-    match closest {
-        Some(key) if distance(key.path, path) <= 4 => format!("; did you mean {}?", key.path),
+    let known = KEYS.iter().flat_map(|key| [key.path, key.section()]);
+    match known.min_by_key(|known| distance(known, path)) {
+        Some(known) if distance(known, path) <= 4 => format!("; did you mean {known}?"),
         _ => "; `graftd check-config --print-default` lists all".to_owned(),
     }
 }
@@ -307,6 +318,8 @@ mod tests {
 
     #[test]
     fn the_defaults_are_a_valid_configuration() {
+        let (_folder, written_out) = source(&default_toml());
+        Config::load(&written_out).unwrap();
         let config = Config::load(&ConfigSource::default()).unwrap();
         assert!(config.listen().ip().is_loopback());
         assert_eq!(config.max_message_bytes(), 32 << 20);
@@ -334,6 +347,53 @@ mod tests {
     }
 
     #[test]
+    fn what_contradicts_is_told_beside_what_is_wrong_by_itself() {
+        let (_folder, source) = source("[server]\nlisten = \"0.0.0.0:1\"\n[engine]\nqueue = 0\n");
+        assert_eq!(mistakes(&source), ["engine.queue", "server.listen"]);
+    }
+
+    #[test]
+    fn nothing_is_taken_for_what_it_is_not() {
+        for (section, line) in [
+            ("engine", "queue = 2.7"),
+            ("engine", "workers = true"),
+            ("server", "insecure_network = 1"),
+            ("server", "listen = {}"),
+            ("log", "level = \"graftd=loud\""),
+            ("log", "level = 5"),
+            ("backbones", "default = \"../mine\""),
+            ("backbones", "default = \"mine@1\""),
+            ("backbones", "enabled = [1]"),
+        ] {
+            let (_folder, source) = source(&format!("[{section}]\n{line}\n"));
+            let (key, _) = line.split_once(' ').unwrap();
+            assert_eq!(mistakes(&source), [format!("{section}.{key}")], "{line}");
+        }
+        let environment = vec![("GRAFTD__ENGINE__WORKERS".into(), "yes".into())];
+        let source = ConfigSource { environment, ..ConfigSource::default() };
+        assert_eq!(mistakes(&source), ["engine.workers"]);
+    }
+
+    #[test]
+    fn an_empty_table_is_a_mistake_unless_it_is_a_section() {
+        let (_folder, source) = source("[servr]\n[engine]\n[log.colour]\n");
+        assert_eq!(mistakes(&source), ["log.colour", "servr"]);
+    }
+
+    #[test]
+    fn a_variable_that_is_no_text_is_a_mistake_only_if_it_is_ours() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let broken = || OsString::from_vec(vec![b'a', 0xFF]);
+        let mut source = ConfigSource {
+            environment: vec![("TERM".into(), broken()), (broken(), "1".into())],
+            ..ConfigSource::default()
+        };
+        Config::load(&source).unwrap();
+        source.environment.push(("GRAFTD__LOG__LEVEL".into(), broken()));
+        assert_eq!(mistakes(&source), ["log.level"]);
+    }
+
+    #[test]
     fn an_address_that_others_reach_needs_consent() {
         let (_folder, mut source) = source("[server]\nlisten = \"0.0.0.0:7411\"\n");
         assert_eq!(mistakes(&source), ["server.listen"]);
@@ -344,6 +404,7 @@ mod tests {
     #[test]
     fn a_misspelt_key_gets_a_suggestion() {
         assert!(suggestion("engine.quue").contains("engine.queue"));
+        assert!(suggestion("servr").contains("mean server?"));
         assert!(suggestion("nothing.like.it.at.all").contains("--print-default"));
     }
 

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use config::{Value, ValueKind};
+use tracing_subscriber::EnvFilter;
 
 use crate::base::name::Name;
 
@@ -31,8 +32,10 @@ pub enum Kind {
     Flag,
     /// A whole number within bounds.
     Integer(i64, i64),
-    /// Text; may be empty.
-    Text,
+    /// The name of a backbone or head; may be empty.
+    OptionalName,
+    /// What is logged, in the words of [`EnvFilter`].
+    Directives,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A list of names of backbones or heads.
@@ -99,7 +102,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "backbones.default",
-        kind: Kind::Text,
+        kind: Kind::OptionalName,
         default: "\"\"",
         about: "Backbone or head that answers a request that names none. Empty: the only backbone \
                 that was added, else the latest added, else the built-in one.",
@@ -112,7 +115,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "log.level",
-        kind: Kind::Text,
+        kind: Kind::Directives,
         default: "\"info\"",
         about: "What is logged: error, warn, info, debug, trace, or directives such as \
                 \"info,graftd::engine=debug\".",
@@ -126,56 +129,81 @@ pub const KEYS: &[Key] = &[
 ];
 
 impl Key {
-    /// Why `value` cannot be the value of this key; `None` if it can.
+    /// The section, for example `server`.
+    pub(super) fn section(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// Why `value` cannot be the value of this key; `None` if it can. A text from a flag or the
+    /// environment may spell a number, a flag or a list; nothing else is taken for what it is not.
     pub(super) fn objection(&self, value: &Value) -> Option<String> {
         match self.kind {
-            Kind::Address => {
-                let text = value.clone().into_string().unwrap_or_default();
-                let address = text.parse::<SocketAddr>();
-                address
-                    .err()
-                    .map(|_| format!("{text:?} is not an address and port like 127.0.0.1:7411"))
+            Kind::Address => text(value)
+                .is_none_or(|text| text.parse::<SocketAddr>().is_err())
+                .then(|| format!("{value} is not an address and port like 127.0.0.1:7411")),
+            Kind::Flag => {
+                flag(value).is_none().then(|| format!("{value} is neither true nor false"))
             }
-            Kind::Flag => value
-                .clone()
-                .into_bool()
-                .err()
-                .map(|_| format!("{value} is neither true nor false")),
-            Kind::Integer(least, most) => match value.clone().into_int() {
-                Ok(number) if (least..=most).contains(&number) => None,
-                _ => Some(format!("{value} is not a whole number from {least} to {most}")),
+            Kind::Integer(least, most) => integer(value)
+                .is_none_or(|number| !(least..=most).contains(&number))
+                .then(|| format!("{value} is not a whole number from {least} to {most}")),
+            Kind::OptionalName => match text(value) {
+                Some("") => None,
+                Some(name) => name.parse::<Name>().err().map(|error| error.to_string()),
+                None => Some(format!("{value} is not a name")),
             },
-            Kind::Text => {
-                let nested = matches!(value.kind, ValueKind::Table(_) | ValueKind::Array(_));
-                nested.then(|| "must be text".to_owned())
-            }
-            Kind::Choice(words) => {
-                let text = value.clone().into_string().unwrap_or_default();
-                let known = words.contains(&text.as_str());
-                (!known).then(|| format!("{text:?} is none of {}", words.join(", ")))
-            }
+            Kind::Directives => match text(value) {
+                Some(text) => {
+                    EnvFilter::try_new(text).err().map(|error| format!("{value}: {error}"))
+                }
+                None => Some(format!("{value} is not a level like info")),
+            },
+            Kind::Choice(words) => text(value)
+                .is_none_or(|text| !words.contains(&text))
+                .then(|| format!("{value} is none of {}", words.join(", "))),
             Kind::Names => names(value).err(),
         }
     }
 }
 
+fn text(value: &Value) -> Option<&str> {
+    if let ValueKind::String(text) = &value.kind { Some(text) } else { None }
+}
+
+fn flag(value: &Value) -> Option<bool> {
+    #[allow(clippy::wildcard_enum_match_arm)] // a number is no flag
+    match &value.kind {
+        ValueKind::Boolean(flag) => Some(*flag),
+        ValueKind::String(_) => value.clone().into_bool().ok(),
+        _ => None,
+    }
+}
+
+/// Not [`Value::into_int`], which rounds fractions and counts flags.
+fn integer(value: &Value) -> Option<i64> {
+    #[allow(clippy::wildcard_enum_match_arm)] // TOML's whole numbers have 64 bits
+    match &value.kind {
+        ValueKind::I64(number) => Some(*number),
+        ValueKind::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
 /// A list of names; from the environment it may come as one text with commas.
 fn names(value: &Value) -> Result<Vec<Name>, String> {
+    let named = |name: &str| name.parse::<Name>().map_err(|error| error.to_string());
+    let no_name = |item: &Value| format!("{item} is not a name");
     #[allow(clippy::wildcard_enum_match_arm)]
     // whatever else a value may be, it is no list of names
-    let texts: Vec<String> = match &value.kind {
+    match &value.kind {
         ValueKind::Array(items) => {
-            items.iter().map(|item| item.clone().into_string().unwrap_or_default()).collect()
+            items.iter().map(|item| named(text(item).ok_or_else(|| no_name(item))?)).collect()
         }
-        ValueKind::String(text) => text
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        _ => return Err("must be a list of names".to_owned()),
-    };
-    texts.iter().map(|name| name.parse::<Name>().map_err(|error| error.to_string())).collect()
+        ValueKind::String(list) => {
+            list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(named).collect()
+        }
+        _ => Err("must be a list of names".to_owned()),
+    }
 }
 
 /// The defaults as a commented TOML file: the sample configuration.
