@@ -27,7 +27,7 @@ pub fn built_in_preprocessing() -> Preprocessing {
 /// Only if the program was built with another file than the tests were run with.
 pub fn load_built_in() -> Result<Network, BackboneError> {
     let overrides = Overrides { no_classifier: true, ..Overrides::default() };
-    let options = Options { size: Some(SIZE), overrides };
+    let options = Options { size: Some(SIZE), overrides, ..Options::default() };
     Ok(Network::load(Source::Bytes(Cow::Borrowed(MODEL)), &options)?)
 }
 

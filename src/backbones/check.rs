@@ -227,7 +227,7 @@ pub fn check_here(
         .and_then(|()| serde_json::from_str(tensors).map_err(|error| error.to_string()))
         .map_err(Refusal::Other)
         .and_then(|tensors: TensorNames| {
-            let options = Options { size, overrides: tensors.overrides() };
+            let options = Options { size, overrides: tensors.overrides(), ..Options::default() };
             run_once(path, &options).map_err(Refusal::from)
         });
     let (line, accepted) = match verdict {
@@ -240,10 +240,10 @@ pub fn check_here(
 
 fn run_once(path: &Path, options: &Options) -> Result<CheckReport, GraphError> {
     let network = Network::load(Source::File(path.to_owned()), options)?;
-    let plan = network.plan();
+    let length = network.plan().input_len();
     // Values as a normalised photograph has them: neither constant nor symmetric.
-    let input: Vec<f32> = (0..plan.input_len()).map(|i| (i % 251) as f32 / 125.0 - 0.9).collect();
-    plan.run(&input)?;
+    let input: Vec<f32> = (0..length).map(|i| (i % 251) as f32 / 125.0 - 0.9).collect();
+    network.run(&input)?;
     Ok(CheckReport::of(&network))
 }
 

@@ -127,7 +127,11 @@ impl Backbones {
         {
             return Err(BackboneError::Digest { expected, actual: sha256 });
         }
-        let options = Options { size: new.preprocessing.size, overrides: new.tensors.overrides() };
+        let options = Options {
+            size: new.preprocessing.size,
+            overrides: new.tensors.overrides(),
+            ..Options::default()
+        };
         let report = checker.check(incoming.model(), &options)?;
         let preprocessing = new.preprocessing.resolve(Some(report.size))?;
         report.check_fits(&preprocessing)?;
@@ -219,12 +223,12 @@ impl Backbone {
     /// A file that is not the one that was installed, or that does not fit its manifest.
     pub fn load(&self) -> Result<Network, BackboneError> {
         let Manifest { preprocessing, tensors, sha256, .. } = &self.manifest;
-        let options = Options { size: Some(preprocessing.size), overrides: tensors.overrides() };
+        let options = Options {
+            size: Some(preprocessing.size),
+            overrides: tensors.overrides(),
+            sha256: Some(*sha256),
+        };
         let network = Network::load(Source::File(self.model_path()), &options)?;
-        if network.digest() != *sha256 {
-            let (expected, actual) = (*sha256, network.digest());
-            return Err(BackboneError::Digest { expected, actual });
-        }
         CheckReport::of(&network).check_fits(preprocessing)?;
         Ok(network)
     }

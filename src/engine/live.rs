@@ -150,9 +150,9 @@ impl LiveBackbone {
     /// Runs the network on an input tensor.
     ///
     /// # Errors
-    /// A tensor of another length, or a failure inside the network.
+    /// A tensor of another length, a failure inside the network, or an answer that is no number.
     pub fn forward(&self, input: &[f32]) -> Result<Forward, EngineError> {
-        let outputs = self.network.plan().run(input)?;
+        let outputs = self.network.run(input)?;
         let has_map = self.network.parts().contains(&Part::FeatureMap);
         Ok(Forward { outputs, has_map })
     }

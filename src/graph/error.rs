@@ -1,5 +1,7 @@
 //! What can be wrong with a network.
 
+use crate::base::digest::Digest;
+
 /// Why a network cannot be loaded, described or run.
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {
@@ -26,6 +28,22 @@ pub enum GraphError {
     /// A weight is not a number.
     #[error("weight {0:?} contains NaN or infinite values; the network was not saved correctly")]
     NotFinite(String),
+    /// The network computes no numbers for an image.
+    #[error(
+        "tensor {0:?} is NaN or infinite for this image: the network is damaged, or the image is not \
+         prepared as it was trained"
+    )]
+    OutputNotFinite(String),
+    /// The file is not the one that was installed or loaded.
+    #[error(
+        "the ONNX file has the SHA-256 {actual}, not {expected}: it was changed; install it again"
+    )]
+    Changed {
+        /// What it should have.
+        expected: Digest,
+        /// What it has.
+        actual: Digest,
+    },
     /// The image input could not be told.
     #[error("cannot tell the image input: {reason}; the inputs are {inputs}")]
     Input {

@@ -11,7 +11,7 @@ use tract_onnx::tract_hir::infer::Factoid as _;
 
 use super::anatomy::{self, Anatomy, EmbeddingSource, Structure};
 use super::onnx::{OnnxModel, declared_shape, node_name, sort_nodes};
-use super::{Ending, Extension, GraphError, Overrides, Plan, View, layout, topology};
+use super::{Ending, Extension, GraphError, Overrides, Plan, Tensor, View, layout, topology};
 use crate::base::digest::Digest;
 use crate::vision::TensorLayout;
 
@@ -38,6 +38,8 @@ pub struct Options {
     pub size: Option<u32>,
     /// What to take instead of what is found by structure.
     pub overrides: Overrides,
+    /// SHA-256 that the file must have, where that is known. Nothing in another file is looked at.
+    pub sha256: Option<Digest>,
 }
 
 /// The image input.
@@ -129,8 +131,7 @@ impl Network {
     /// # Errors
     /// Everything in [`GraphError`]; a file that cannot be read is [`GraphError::Malformed`].
     pub fn load(source: Source, options: &Options) -> Result<Self, GraphError> {
-        let bytes = read(&source)?;
-        let digest = Digest::of(&bytes);
+        let (bytes, digest) = read(&source, options.sha256)?;
         let mut model = OnnxModel::parse(&bytes)?;
         drop(bytes);
         sort_nodes(&mut model)?;
@@ -251,6 +252,22 @@ impl Network {
         &self.plan
     }
 
+    /// Runs one image through [`Network::plan`].
+    ///
+    /// # Errors
+    /// As [`Plan::run`]; [`GraphError::OutputNotFinite`] for an embedding or logits that are no
+    /// numbers.
+    pub fn run(&self, input: &[f32]) -> Result<Vec<Tensor>, GraphError> {
+        let outputs = self.plan.run(input)?;
+        let answers = [&self.embedding.tensor, &self.anatomy.logits];
+        for (tensor, name) in outputs.iter().zip(answers) {
+            if tensor.values().iter().any(|value| !value.is_finite()) {
+                return Err(GraphError::OutputNotFinite(name.clone()));
+            }
+        }
+        Ok(outputs)
+    }
+
     /// What the outputs of [`Network::plan`] are, in their order.
     pub fn parts(&self) -> &'static [Part] {
         const ALL: [Part; 3] = [Part::Embedding, Part::Logits, Part::FeatureMap];
@@ -262,11 +279,7 @@ impl Network {
     /// # Errors
     /// A file that changed since it was loaded.
     pub fn export(&self, extension: &Extension) -> Result<Vec<u8>, GraphError> {
-        let bytes = read(&self.source)?;
-        if Digest::of(&bytes) != self.digest {
-            let reason = "the file has changed since it was loaded; load the backbone again";
-            return Err(GraphError::Malformed(reason.into()));
-        }
+        let (bytes, _) = read(&self.source, Some(self.digest))?;
         let mut model = OnnxModel::parse(&bytes)?;
         sort_nodes(&mut model)?;
         add_pooled_embedding(&mut model, &self.anatomy);
@@ -279,11 +292,7 @@ impl Network {
     /// # Errors
     /// A name that the network does not have; a file that changed since it was loaded.
     pub fn view(&self, tensors: &[&str]) -> Result<View, GraphError> {
-        let bytes = read(&self.source)?;
-        if Digest::of(&bytes) != self.digest {
-            let reason = "the file has changed since it was loaded; load the backbone again";
-            return Err(GraphError::Malformed(reason.into()));
-        }
+        let (bytes, _) = read(&self.source, Some(self.digest))?;
         let mut model = OnnxModel::parse(&bytes)?;
         drop(bytes);
         sort_nodes(&mut model)?;
@@ -294,12 +303,21 @@ impl Network {
     }
 }
 
-fn read(source: &Source) -> Result<Cow<'static, [u8]>, GraphError> {
-    match source {
-        Source::Bytes(bytes) => Ok(bytes.clone()),
+/// The file and its digest, which has to be `expected` where that is known.
+fn read(
+    source: &Source,
+    expected: Option<Digest>,
+) -> Result<(Cow<'static, [u8]>, Digest), GraphError> {
+    let bytes = match source {
+        Source::Bytes(bytes) => bytes.clone(),
         Source::File(path) => std::fs::read(path)
             .map(Cow::Owned)
-            .map_err(|error| GraphError::Malformed(format!("{}: {error}", path.display()))),
+            .map_err(|error| GraphError::Malformed(format!("{}: {error}", path.display())))?,
+    };
+    let actual = Digest::of(&bytes);
+    match expected.filter(|expected| *expected != actual) {
+        Some(expected) => Err(GraphError::Changed { expected, actual }),
+        None => Ok((bytes, actual)),
     }
 }
 

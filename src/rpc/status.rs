@@ -328,6 +328,10 @@ fn of_graph(error: &GraphError) -> Problem {
         | GraphError::Input { .. } => {
             Problem::new(Code::InvalidArgument, "NETWORK", error.to_string())
         }
+        GraphError::OutputNotFinite(_) => {
+            Problem::new(Code::FailedPrecondition, "NOT_FINITE", error.to_string())
+        }
+        GraphError::Changed { .. } => Problem::new(Code::DataLoss, "CORRUPT", error.to_string()),
         GraphError::UnsupportedOperator { .. } => {
             Problem::new(Code::Unimplemented, "OPERATOR", error.to_string())
         }
