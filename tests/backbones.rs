@@ -2,12 +2,21 @@
 
 mod common;
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use common::daemon::{Daemon, photograph, reference};
 use graftd::client::messages::{
     BackboneManifest, BackboneState, PredictRequest, Preprocessing, UploadBackboneRequest,
     backbone_service_client::BackboneServiceClient, upload_backbone_request::Part,
 };
 use graftd::client::{Client, ClientError, ErrorKind, Picture};
+use graftd::graph::{Network, Options, Source};
+use graftd::rpc::ServerOptions;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
 async fn predict(client: &Client, backbone: &str) -> Result<String, ClientError> {
     let request =
@@ -129,4 +138,134 @@ async fn an_upload_that_breaks_the_order_or_off_leaves_nothing() {
     let _ = call.await;
     let listed = client.list_backbones().await.unwrap();
     assert!(listed.iter().all(|found| found.id != "cut"), "a cut stream installs nothing");
+}
+
+/// An upload whose manifest has been sent; what it answers comes once it has ended.
+struct Upload {
+    pieces: mpsc::Sender<UploadBackboneRequest>,
+    answer: tokio::task::JoinHandle<Result<(), Status>>,
+}
+
+impl Upload {
+    async fn begin(daemon: &Daemon, id: &str) -> Self {
+        let (pieces, receiver) = mpsc::channel(4);
+        let part = Some(Part::Manifest(manifest(id)));
+        pieces.send(UploadBackboneRequest { part }).await.unwrap();
+        let mut service = BackboneServiceClient::new(daemon.channel().await);
+        let call = async move { service.upload_backbone(ReceiverStream::new(receiver)).await };
+        Self { pieces, answer: tokio::spawn(async { call.await.map(|_| ()) }) }
+    }
+}
+
+/// Folders of uploads that are under way.
+fn incoming(daemon: &Daemon) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(daemon.state.join("backbones")).into_iter().flatten();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.to_string_lossy().contains("/.incoming-")).collect()
+}
+
+async fn until(reached: impl Fn() -> bool) {
+    let reached = async {
+        while !reached() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), reached).await.expect("it comes to that");
+}
+
+#[tokio::test]
+async fn a_third_upload_at_a_time_is_told_to_come_back_and_others_are_served_meanwhile() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let first = Upload::begin(&daemon, "first").await;
+    let _second = Upload::begin(&daemon, "second").await;
+    until(|| incoming(&daemon).len() == 2).await;
+    let refused = upload(&client, manifest("third"), "logits.onnx").await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::ResourceExhausted, "{refused}");
+    assert!(refused.retry_after.is_some());
+    assert_eq!(predict(&client, "").await.unwrap(), "logits");
+
+    drop(first.pieces);
+    assert!(first.answer.await.unwrap().is_err(), "no bytes are no network");
+    upload(&client, manifest("third"), "logits.onnx").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upload_that_falls_silent_is_ended_and_leaves_nothing() {
+    let upload_timeout = Duration::from_millis(50);
+    let options = ServerOptions { upload_timeout, ..ServerOptions::default() };
+    let daemon = Daemon::start_with(options).await;
+    let silent = Upload::begin(&daemon, "silent").await;
+    let status = silent.answer.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
+    assert!(status.message().contains("50ms"), "{status}");
+    until(|| incoming(&daemon).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_network_that_computes_no_numbers_is_refused_and_one_that_does_so_later_answers_an_error()
+{
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let file = reference("awkward/not-a-number.onnx");
+    let refused = client.upload_backbone(manifest("nan"), &file, Box::new(|_| {})).await;
+    let refused = refused.map(|_| ()).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::InvalidArgument);
+    assert!(refused.message.contains("NaN"), "{refused}");
+
+    daemon.serve_too("nan", Network::load(Source::File(file), &Options::default()).unwrap());
+    let error = predict(&client, "nan").await.unwrap_err();
+    assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::FailedPrecondition, "NOT_FINITE"));
+    assert_eq!(predict(&client, "").await.unwrap(), "logits");
+}
+
+#[tokio::test]
+async fn a_model_that_was_changed_on_the_device_is_not_even_read() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    daemon.put_on_device("extra");
+    let model = daemon.state.join("backbones/extra/model.onnx");
+    graftd::base::atomic::write(&model, b"no network at all").unwrap();
+    let error = client.load_backbone("extra").await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::DataLoss);
+    assert!(error.message.contains("SHA-256"), "{error}");
+}
+
+#[tokio::test]
+async fn loading_anew_and_unloading_fail_no_request_that_runs() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    daemon.put_on_device("steady");
+    daemon.put_on_device("coming-and-going");
+    client.load_backbone("steady").await.unwrap();
+    let changing = AtomicBool::new(true);
+    let ask = || async {
+        let mut answered = 0;
+        while changing.load(Ordering::Relaxed) {
+            assert_eq!(predict(&client, "steady").await.unwrap(), "steady");
+            answered += 1;
+        }
+        answered
+    };
+    let change = async {
+        for _ in 0..10 {
+            client.load_backbone("steady").await.unwrap();
+            client.load_backbone("coming-and-going").await.unwrap();
+            client.unload_backbone("coming-and-going").await.unwrap();
+        }
+        changing.store(false, Ordering::Relaxed);
+    };
+    let (one, other, third, ()) = tokio::join!(ask(), ask(), ask(), change);
+    assert!(one > 0 && other > 0 && third > 0);
+
+    client.load_backbone("coming-and-going").await.unwrap();
+    let occupied = [daemon.occupy().await, daemon.occupy().await];
+    let waiting = predict(&client, "coming-and-going");
+    let unload = async {
+        daemon.queued(1).await;
+        client.unload_backbone("coming-and-going").await.unwrap();
+        drop(occupied);
+    };
+    let (answered, ()) = tokio::join!(waiting, unload);
+    assert_eq!(answered.unwrap(), "coming-and-going", "taken before it was unloaded");
 }

@@ -46,6 +46,8 @@ pub struct ServerOptions {
     pub keepalive_interval: Duration,
     /// How long it may take to answer that. Default 10 s.
     pub keepalive_timeout: Duration,
+    /// How long the sender of a backbone may be silent. Default 30 s.
+    pub upload_timeout: Duration,
     /// How long running calls may take to end once the server is told to stop. Default 10 s.
     pub drain: Duration,
 }
@@ -63,6 +65,7 @@ impl Default for ServerOptions {
             handshake_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
+            upload_timeout: Duration::from_secs(30),
             drain: Duration::from_secs(10),
         }
     }
@@ -150,6 +153,7 @@ impl Server {
             meter: Arc::new(Meter::default()),
             draining,
             maximum_message_bytes: options.maximum_message_bytes,
+            upload_timeout: options.upload_timeout,
         };
         let routes = Routes::new(health_service)
             .add_service(reflection().build_v1()?)

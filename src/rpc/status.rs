@@ -53,6 +53,10 @@ pub enum RpcError {
         /// The path of the picture's field in the request.
         picture: Cow<'static, str>,
     },
+    /// As many backbones are being uploaded as may be at a time.
+    TooManyUploads(usize),
+    /// The sender of an upload has been silent for this time.
+    Silent(Duration),
     /// Part of the wire contract that this version does not do yet.
     NotYet(&'static str),
 }
@@ -98,7 +102,11 @@ impl RpcError {
         match self {
             Self::Engine { error, .. } => Self::Engine { error, picture: path.into() },
             Self::Learning { error, .. } => Self::Learning { error, picture: path.into() },
-            other @ (Self::Field(_) | Self::Keeper(_) | Self::NotYet(_)) => other,
+            other @ (Self::Field(_)
+            | Self::Keeper(_)
+            | Self::TooManyUploads(_)
+            | Self::Silent(_)
+            | Self::NotYet(_)) => other,
         }
     }
 }
@@ -149,6 +157,18 @@ impl From<RpcError> for Problem {
             RpcError::Engine { error, picture } => of_engine(error, &picture),
             RpcError::Keeper(error) => of_keeper(error),
             RpcError::Learning { error, picture } => of_learning(error, &picture),
+            RpcError::TooManyUploads(most) => {
+                let message =
+                    format!("{most} backbones are being uploaded already; try again later");
+                Self {
+                    retry_after: Some(RETRY_JOB_AFTER),
+                    ..Self::new(Code::ResourceExhausted, "TOO_MANY_UPLOADS", message)
+                }
+            }
+            RpcError::Silent(patience) => {
+                let message = format!("nothing came for {patience:?}; send the file again");
+                Self::new(Code::DeadlineExceeded, "SILENT", message)
+            }
             RpcError::NotYet(what) => {
                 let message = format!("this version of graftd does not {what} yet");
                 Self::new(Code::Unimplemented, "NOT_YET", message)

@@ -31,7 +31,8 @@ pub struct Daemon {
     pub engine: Arc<Engine>,
     pub learning: Arc<Learning>,
     pub drain: DrainHandle,
-    state: PathBuf,
+    /// Its state folder.
+    pub state: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     /// Removes the state folder, where nobody else does.
     _owned: Option<tempfile::TempDir>,

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
@@ -27,16 +26,20 @@ use crate::rpc::status::{RpcError, name_the_limit};
 /// The largest model taken, in bytes. VGG-19, the largest of the catalogue, has 575 MB.
 const MAXIMUM_MODEL_BYTES: u64 = 1 << 30;
 
+/// Uploads at a time. Each takes room on the disk, and its trial the memory of a network.
+const UPLOADS: usize = 2;
+
 /// The service.
 #[derive(Clone, Debug)]
 pub struct BackboneManager {
     shared: Shared,
+    uploads: Arc<Semaphore>,
 }
 
 impl BackboneManager {
     /// Manages what `shared` keeps.
     pub fn new(shared: Shared) -> Self {
-        Self { shared }
+        Self { shared, uploads: Arc::new(Semaphore::new(UPLOADS)) }
     }
 
     /// The id of the backbone that answers a request that names nothing.
@@ -58,7 +61,8 @@ impl BackboneManager {
         blocking(move || work(&keeper)).await
     }
 
-    /// Brings the pieces of an upload to the thread that stores them, then has it installed.
+    /// Stores the pieces of an upload as they come, then has it installed. No thread waits for a
+    /// piece.
     async fn upload(
         &self,
         mut parts: Streaming<UploadBackboneRequest>,
@@ -73,59 +77,39 @@ impl BackboneManager {
             return Err(RpcError::from(FieldError::new("manifest.size_bytes", problem)).into());
         }
         let new = NewBackbone::try_from(manifest).within("manifest").map_err(RpcError::from)?;
-        let (pieces, received) = mpsc::channel(4);
-        let install = self.keep(move |keeper| install(keeper, received, &new));
-        let forward = async {
-            while let Some(part) = self.next_part(&mut parts).await? {
-                let Part::Chunk(chunk) = part else {
-                    let error = FieldError::new("manifest", "must come once, first");
-                    return Err(RpcError::from(error).into());
-                };
-                if pieces.send(Piece::Bytes(chunk)).await.is_err() {
-                    // The storing thread has failed already and says why.
-                    return Ok(());
-                }
-            }
-            let _ = pieces.send(Piece::End).await;
-            drop(pieces);
-            Ok::<(), Status>(())
+        let place = Arc::clone(&self.uploads).try_acquire_owned();
+        let place = place.map_err(|_| RpcError::TooManyUploads(UPLOADS))?;
+        let mut incoming = self.keep(|keeper| Ok(keeper.receive(MAXIMUM_MODEL_BYTES)?)).await?;
+        while let Some(part) = self.next_part(&mut parts).await? {
+            let Part::Chunk(chunk) = part else {
+                let error = FieldError::new("manifest", "must come once, first");
+                return Err(RpcError::from(error).into());
+            };
+            let store = move || {
+                incoming.push(&chunk).map_err(KeeperError::from)?;
+                Ok(incoming)
+            };
+            incoming = blocking(store).await?;
+        }
+        let install = move |keeper: &BackboneKeeper| {
+            // The place is taken until the trial has ended, even if the caller hangs up.
+            let _place = place;
+            Ok(keeper.install(incoming, &new)?)
         };
-        let (forwarded, installed) = tokio::join!(forward, install);
-        forwarded?;
-        Ok(installed?)
+        Ok(self.keep(install).await?)
     }
 
     async fn next_part(
         &self,
         parts: &mut Streaming<UploadBackboneRequest>,
     ) -> Result<Option<Part>, Status> {
-        let limit = self.shared.maximum_message_bytes;
-        let message = parts.message().await;
+        let Shared { maximum_message_bytes: limit, upload_timeout, .. } = self.shared;
+        let message = tokio::time::timeout(upload_timeout, parts.message()).await;
+        let message = message.map_err(|_| RpcError::Silent(upload_timeout))?;
         let message = message.map_err(|error| name_the_limit(&error, limit).unwrap_or(error))?;
         let Some(message) = message else { return Ok(None) };
         let empty = || FieldError::new("part", "must hold the manifest or a chunk");
         Ok(Some(message.part.ok_or_else(empty).map_err(RpcError::from)?))
-    }
-}
-
-/// A piece of an upload on its way to the storing thread. A stream that is cut brings no end.
-enum Piece {
-    Bytes(Bytes),
-    End,
-}
-
-fn install(
-    keeper: &BackboneKeeper,
-    mut pieces: mpsc::Receiver<Piece>,
-    new: &NewBackbone,
-) -> Result<KeptBackbone, RpcError> {
-    let mut incoming = keeper.receive(MAXIMUM_MODEL_BYTES)?;
-    loop {
-        match pieces.blocking_recv() {
-            Some(Piece::Bytes(bytes)) => incoming.push(&bytes).map_err(KeeperError::from)?,
-            Some(Piece::End) => return Ok(keeper.install(incoming, new)?),
-            None => return Err(EngineError::Cancelled.into()),
-        }
     }
 }
 

@@ -170,6 +170,8 @@ fn within_request(error: RpcError) -> RpcError {
         other @ (RpcError::Engine { .. }
         | RpcError::Learning { .. }
         | RpcError::Keeper(_)
+        | RpcError::TooManyUploads(_)
+        | RpcError::Silent(_)
         | RpcError::NotYet(_)) => other.with_picture_at("request.image"),
     }
 }

@@ -19,6 +19,7 @@ pub use sample::Samples;
 pub use training::Training;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -41,4 +42,6 @@ pub struct Shared {
     pub draining: watch::Receiver<bool>,
     /// Bytes a message.
     pub maximum_message_bytes: usize,
+    /// How long the sender of a backbone may be silent.
+    pub upload_timeout: Duration,
 }
