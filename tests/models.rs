@@ -7,6 +7,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
@@ -41,13 +43,22 @@ fn json_lines(output: &Output) -> Vec<Value> {
 
 /// The error of a command that must fail and leave nothing behind.
 fn refusal(state: &Path, arguments: &[&str]) -> String {
-    let output = graftd(state, arguments);
-    assert!(!output.status.success(), "{arguments:?} was accepted");
+    let message = refused(&graftd(state, arguments));
     let left = std::fs::read_dir(state.join("backbones")).map_or(0, |entries| {
         entries.filter(|entry| entry.as_ref().unwrap().file_name() != ".downloads").count()
     });
     assert_eq!(left, 0, "{arguments:?} left something behind");
-    String::from_utf8(output.stderr).unwrap()
+    message
+}
+
+/// The error of a command that must fail.
+fn refused(output: &Output) -> String {
+    assert!(!output.status.success(), "it was accepted");
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn reference(name: &str) -> String {
+    format!("{}/tests/reference/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 const PERSON: &str = "models/person-mobilenet-v1-0.25-96.onnx";
@@ -195,11 +206,14 @@ fn a_backbone_is_pulled_from_a_catalogue_of_ones_own() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let content = model.clone();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let lines = BufReader::new(stream.try_clone().unwrap()).lines();
             lines.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+            counted.fetch_add(1, Ordering::Relaxed);
             let length = content.len();
             let _ = write!(
                 stream,
@@ -209,20 +223,21 @@ fn a_backbone_is_pulled_from_a_catalogue_of_ones_own() {
         }
     });
     let catalog = state.path().join("catalog.toml");
-    let entry = |id: &str, sha256: graftd::base::digest::Digest| {
+    let entry = |id: &str, size: u32, sha256: graftd::base::digest::Digest| {
         format!(
             "[[backbone]]\nid = \"{id}\"\nname = \"MobileNetV1\"\npath = \"model.onnx\"\n\
              sha256 = \"{sha256}\"\nsize_bytes = {}\nlicence = \"Apache-2.0\"\n\
-             labels = \"imagenet\"\npreprocessing = {{ preset = \"tf\", size = 128 }}\n\
+             labels = \"imagenet\"\npreprocessing = {{ preset = \"tf\", size = {size} }}\n\
              verified = true\n",
             model.len()
         )
     };
     let digest = graftd::base::digest::Digest::of;
     let text = format!(
-        "mirrors = [\"http://127.0.0.1:1/\", \"http://{address}/\"]\n{}{}",
-        entry("small", digest(&model)),
-        entry("wrong", digest(b"another file"))
+        "mirrors = [\"http://127.0.0.1:1/\", \"http://{address}/\"]\n{}{}{}",
+        entry("small", 128, digest(&model)),
+        entry("wrong", 128, digest(b"another file")),
+        entry("unfit", 96, digest(&model))
     );
     graftd::base::atomic::write(&catalog, text.as_bytes()).unwrap();
     let catalog = catalog.to_str().unwrap();
@@ -235,4 +250,50 @@ fn a_backbone_is_pulled_from_a_catalogue_of_ones_own() {
     assert_eq!((&pulled["id"], &pulled["classes"]), (&"small".into(), &1000.into()));
     let inspected = &json_lines(&graftd(state.path(), &["inspect", "small", "--json"]))[0];
     assert_eq!(inspected["source"], format!("http://{address}/model.onnx"));
+
+    let message = refused(&graftd(state.path(), &["pull", "unfit", "--catalog", catalog]));
+    assert!(message.contains("128"), "{message}");
+    let before = asked.load(Ordering::Relaxed);
+    let again = ["pull", "small", "--as", "again", "--catalog", catalog, "--json"];
+    json_lines(&graftd(state.path(), &again));
+    assert_eq!(asked.load(Ordering::Relaxed), before, "what was refused was kept and is used");
+}
+
+#[test]
+fn a_network_that_computes_no_numbers_is_refused() {
+    let state = tempfile::tempdir().unwrap();
+    let model = reference("awkward/not-a-number.onnx");
+    let message = refusal(state.path(), &["add", &model, "--id", "x", "--preset", "unit"]);
+    assert!(message.contains("\"features\" is NaN"), "{message}");
+}
+
+#[test]
+fn the_tensors_that_a_manifest_names_are_taken_instead_of_what_is_found() {
+    let state = tempfile::tempdir().unwrap();
+    let model = reference("tiny/softmax.onnx");
+    let manifest = state.path().join("manifest.toml");
+    let add = |tensors: &str| {
+        graftd::base::atomic::write(&manifest, format!("[tensors]\n{tensors}\n").as_bytes())
+            .unwrap();
+        let manifest = manifest.to_str().unwrap();
+        let shared = ["add", &model, "--id", "x", "--preset", "unit", "--force", "--json"];
+        graftd(state.path(), &[&shared[..], &["--manifest", manifest]].concat())
+    };
+    let parts = |tensors: &str| {
+        let added = &json_lines(&add(tensors))[0];
+        (added["classes"].as_u64(), added["embedding_width"].as_u64().unwrap())
+    };
+    assert_eq!(parts(""), (Some(4), 12));
+    assert_eq!(parts("embedding = \"relu1\"\ninput = \"input\""), (Some(4), 8));
+    assert_eq!(parts("logits = \"features\"\nembedding = \"relu2\""), (Some(12), 12));
+    assert_eq!(parts("logits = \"logits\"\nno_classifier = true"), (None, 4));
+    for (wrong, told) in [
+        ("embedding = \"nowhere\"", "no tensor \\\"nowhere"),
+        ("logits = \"nowhere\"", "no tensor \\\"nowhere"),
+        ("input = \"nowhere\"", "the inputs are \\\"input"),
+    ] {
+        let refused = add(wrong);
+        let said = String::from_utf8(refused.stdout).unwrap();
+        assert!(refused.status.code() == Some(1) && said.contains(told), "{wrong}: {said}");
+    }
 }

@@ -33,16 +33,19 @@ pub struct NewBackbone {
     pub replace: bool,
 }
 
-/// A model file on its way in, in a hidden folder that is removed unless it is installed.
+/// A model file on its way in, and the hidden folder that is to become its backbone's. Dropping it
+/// removes that folder.
 #[derive(Debug)]
 pub struct Incoming {
     folder: PathBuf,
     model: PathBuf,
+    /// The file that is to become the model, where it was there already. It stays in its place until
+    /// all else is ready, so that a refusal, or a crash, does not cost it.
+    adopted: Option<PathBuf>,
     file: Option<File>,
     hasher: Hasher,
     size: u64,
     limit: u64,
-    placed: bool,
 }
 
 impl Incoming {
@@ -56,7 +59,7 @@ impl Incoming {
             .open(&model)
             .map_err(BackboneError::io(&model))?;
         let hasher = Hasher::default();
-        Ok(Self { folder, model, file: Some(file), hasher, size: 0, limit, placed: false })
+        Ok(Self { folder, model, adopted: None, file: Some(file), hasher, size: 0, limit })
     }
 
     /// Adds the next bytes of the model.
@@ -88,10 +91,11 @@ impl Incoming {
         }
     }
 
-    /// Takes a file of the same file system as the whole model, without a copy.
+    /// Takes a file of the same file system as the whole model, without a copy. It leaves its place
+    /// when the backbone is installed, not before.
     ///
     /// # Errors
-    /// As [`Incoming::copy`]; `path` is then still in its place.
+    /// As [`Incoming::copy`].
     pub fn adopt(&mut self, path: &Path) -> Result<(), BackboneError> {
         let size = fs::metadata(path).map_err(BackboneError::io(path))?.len();
         if size > self.limit {
@@ -108,7 +112,8 @@ impl Incoming {
         }
         self.size = size;
         self.file = None;
-        atomic::rename(path, &self.model).map_err(BackboneError::io(path))
+        self.adopted = Some(path.to_owned());
+        Ok(())
     }
 
     /// Ends the model: its digest and size.
@@ -119,8 +124,9 @@ impl Incoming {
         Ok((std::mem::take(&mut self.hasher).finish(), self.size))
     }
 
+    /// Where the model lies now.
     pub(super) fn model(&self) -> &Path {
-        &self.model
+        self.adopted.as_ref().unwrap_or(&self.model)
     }
 
     /// Writes another file beside the model.
@@ -130,27 +136,20 @@ impl Incoming {
     }
 
     /// Makes the folder `target`, in place of what was there.
-    pub(super) fn place(mut self, target: &Path) -> Result<(), BackboneError> {
-        let root = self.folder.parent().unwrap_or(Path::new(".")).to_owned();
-        let old = target.exists().then(|| hidden(&root, "removed"));
-        if let Some(old) = &old {
-            atomic::rename(target, old).map_err(BackboneError::io(target))?;
+    pub(super) fn place(self, target: &Path) -> Result<(), BackboneError> {
+        if let Some(adopted) = &self.adopted {
+            atomic::rename(adopted, &self.model).map_err(BackboneError::io(adopted))?;
         }
-        atomic::rename(&self.folder, target).map_err(BackboneError::io(target))?;
-        self.placed = true;
-        if let Some(old) = old {
-            // The new backbone stands; what cannot be removed now is removed by `clean`.
-            let _ = fs::remove_dir_all(old);
-        }
-        Ok(())
+        let place = if target.exists() { atomic::exchange } else { atomic::rename };
+        place(&self.folder, target).map_err(BackboneError::io(target))
+        // What `target` was is now the hidden folder, and goes with it.
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        if !self.placed {
-            let _ = fs::remove_dir_all(&self.folder);
-        }
+        // What cannot be removed now is removed by `clean`; after a rename there is nothing.
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -207,6 +206,26 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["model.onnx"]);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_adopted_file_keeps_its_place_until_the_backbone_has_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("download");
+        atomic::write(&path, b"model").unwrap();
+        let adopt = || {
+            let mut incoming = Incoming::create(root.path(), "model.onnx", 10).unwrap();
+            incoming.adopt(&path).unwrap();
+            assert_eq!(incoming.finish().unwrap(), (Digest::of(b"model"), 5));
+            assert_eq!(fs::read(incoming.model()).unwrap(), b"model");
+            incoming
+        };
+        drop(adopt());
+        assert_eq!(fs::read(&path).unwrap(), b"model");
+        let target = root.path().join("mine");
+        adopt().place(&target).unwrap();
+        assert_eq!(fs::read(target.join("model.onnx")).unwrap(), b"model");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 

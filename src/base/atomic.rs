@@ -29,6 +29,36 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_folder(to)
 }
 
+/// Exchanges two files or folders of one file system in a single step, so that at no time either
+/// path is empty, and makes that durable.
+///
+/// A file system that has no such step gets three renames. A failure in their midst is undone, but a
+/// power cut may then leave `old` under a name beside it that ends in `.aside`.
+///
+/// # Errors
+/// Whatever the file system answers; both are then as they were.
+#[cfg(feature = "daemon")]
+pub fn exchange(new: &Path, old: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    // Whatever is wrong beside that the step is missing, the renames say it too.
+    if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_err() {
+        exchange_by_renames(new, old)?;
+    }
+    sync_folder(old)
+}
+
+#[cfg(feature = "daemon")]
+fn exchange_by_renames(new: &Path, old: &Path) -> io::Result<()> {
+    let mut aside = old.as_os_str().to_owned();
+    aside.push(".aside");
+    fs::rename(old, &aside)?;
+    if let Err(error) = fs::rename(new, old) {
+        fs::rename(&aside, old)?;
+        return Err(error);
+    }
+    fs::rename(&aside, new)
+}
+
 /// A file under construction. Dropping it without [`File::commit`] removes what was written.
 #[derive(Debug)]
 pub struct File {
@@ -119,6 +149,27 @@ mod tests {
         drop(file);
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn an_exchange_swaps_two_folders_and_one_that_fails_changes_nothing() {
+        for exchange in [exchange, exchange_by_renames] {
+            let folder = tempfile::tempdir().unwrap();
+            let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+            for path in [&one, &two] {
+                fs::create_dir(path).unwrap();
+                write(&path.join("name"), path.as_os_str().as_encoded_bytes()).unwrap();
+            }
+            let holds = |path: &Path, what: &Path| {
+                fs::read(path.join("name")).unwrap() == what.as_os_str().as_encoded_bytes()
+            };
+            exchange(&one, &two).unwrap();
+            assert!(holds(&one, &two) && holds(&two, &one));
+            exchange(&folder.path().join("absent"), &two).unwrap_err();
+            assert!(holds(&two, &one));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        }
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl Pull {
         };
         let bar = ProgressBar::new(entry.size_bytes).with_style(style());
         let folder = backbones.root().join(DOWNLOADS);
-        let mut source = String::new();
+        // A file that is there already came from one of these, and all of them have the same.
+        let mut source = download.addresses.first().cloned().unwrap_or_default();
         let model = download.fetch(&folder, &Cancel::default(), &mut |progress| {
             bar.set_position(progress.received);
             if source != progress.address {
