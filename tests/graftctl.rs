@@ -4,6 +4,9 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
 use common::daemon::{Daemon, photograph, reference};
@@ -12,9 +15,17 @@ use graftd::client::messages::new_sample::Content;
 use graftd::client::messages::{NewSample, PredictRequest};
 use serde_json::{Value, json};
 
+const GRAFTCTL: &str = env!("CARGO_BIN_EXE_graftctl");
+
+/// The user `nobody`.
+const NOBODY: u32 = 65_534;
+
 /// Runs `graftctl` with the daemon as its target; the runtime goes on serving meanwhile.
 async fn graftctl(daemon: &Daemon, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_graftctl"));
+    run(Command::new(GRAFTCTL), daemon, arguments).await
+}
+
+async fn run(mut command: Command, daemon: &Daemon, arguments: &[&str]) -> Output {
     command.env("GRAFTCTL_TARGET", &daemon.address).args(arguments);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
@@ -134,6 +145,38 @@ async fn watch_answers_what_is_in_the_folder_and_ends_after_the_count() {
     let output = graftctl(&daemon, &arguments).await;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(objects(&output)[0]["backbone"], "logits");
+}
+
+#[tokio::test]
+async fn watch_goes_on_after_a_picture_that_cannot_be_read_and_fails_at_its_end() {
+    let daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let locked = folder.path().join("locked.jpg");
+    std::fs::write(&locked, photograph()).unwrap();
+    std::fs::write(folder.path().join("open.jpg"), photograph()).unwrap();
+    for (path, mode) in [(folder.path(), 0o755), (&locked, 0o000)] {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    // Root may read everything: the program has to be somebody else.
+    let user = || {
+        let mut command = Command::new(GRAFTCTL);
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    };
+    if !user().arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: another user cannot run {GRAFTCTL}");
+        return;
+    }
+    let folder = folder.path().to_str().unwrap();
+    let arguments = ["watch", folder, "--existing", "--count", "2", "--interval", "10", "--json"];
+    let output = run(user(), &daemon, &arguments).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let (answered, failed): (Vec<Value>, Vec<Value>) =
+        objects(&output).into_iter().partition(|object| object["error"].is_null());
+    assert_eq!(answered[0]["backbone"], "logits");
+    assert_eq!(failed[0]["image"], locked.to_str().unwrap());
 }
 
 #[tokio::test]

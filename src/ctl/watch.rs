@@ -31,7 +31,7 @@ pub struct Watch {
     /// Answer the pictures that are there already too.
     #[arg(long)]
     existing: bool,
-    /// End after so many answers.
+    /// End after so many answers, failures among them.
     #[arg(long, value_name = "COUNT")]
     count: Option<u64>,
     /// Print one JSON object a line.
@@ -75,7 +75,11 @@ impl Watch {
                     let path = pending.remove(0);
                     match Picture::from_file(&path).await {
                         Ok(picture) => permit.send(self.request(&path, picture)),
-                        Err(error) => output::failure(&path, &error, self.json),
+                        Err(error) => {
+                            shown += 1;
+                            outcome = Outcome::SomeFailed;
+                            output::failure(&path, &error, self.json);
+                        }
                     }
                 }
                 _ = interval.tick() => pending.extend(arrivals.look(&self.folder)),
