@@ -98,7 +98,8 @@ pub const KEYS: &[Key] = &[
         path: "engine.max_megapixels",
         kind: Kind::Integer(1, 1000),
         default: "50",
-        about: "Largest picture, in millions of pixels, checked before a pixel is decoded.",
+        about: "Largest picture, in millions of pixels, checked before a pixel is decoded. A worker \
+                takes up to 6 MB for each; a progressive JPEG may have half as many.",
     },
     Key {
         path: "backbones.default",

@@ -320,6 +320,7 @@ fn of_vision(error: &VisionError, picture: &str) -> Problem {
         }
         VisionError::TooManyBytes { .. }
         | VisionError::TooManyPixels { .. }
+        | VisionError::TooMuchMemory { .. }
         | VisionError::NoPixels { .. } => refused("IMAGE_SIZE"),
         VisionError::Truncated { .. }
         | VisionError::Malformed { .. }

@@ -25,7 +25,7 @@ pub enum VisionError {
     /// More pixels than [`Limits::pixels`](super::Limits::pixels).
     #[error(
         "the image is {width} x {height}, more than the limit of {limit} pixels: \
-         scale it down before sending"
+         scale it down before sending, or raise engine.max_megapixels"
     )]
     TooManyPixels {
         /// Width that the header declares.
@@ -33,6 +33,20 @@ pub enum VisionError {
         /// Height that the header declares.
         height: u32,
         /// The limit that their product exceeds.
+        limit: u64,
+    },
+    /// A kind that takes more memory a pixel than most, and has too many pixels for that.
+    #[error(
+        "decoding the {format} image takes {needed} bytes, more than the limit of {limit}: send it as \
+         a baseline JPEG, scale it down, or raise engine.max_megapixels"
+    )]
+    TooMuchMemory {
+        /// Name of the format, such as `JPEG`.
+        format: &'static str,
+        /// Bytes that the decoder expects to take.
+        needed: u64,
+        /// The limit that they exceed: six bytes a pixel of
+        /// [`Limits::pixels`](super::Limits::pixels).
         limit: u64,
     },
     /// Width or height is zero.

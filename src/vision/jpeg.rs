@@ -14,6 +14,9 @@ const FORMAT: &str = "JPEG";
 /// bytes it has.
 const SCANS: usize = 100;
 
+/// What the decoder calls the memory that it expects to take.
+const MEMORY: &str = "estimated decode memory";
+
 /// The picture as it lies in the file, and how to turn it upright.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Picture, Orientation), VisionError> {
     if !is_whole(bytes) {
@@ -25,7 +28,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Picture, Orientat
         max_height: longest,
         max_pixels: limits.pixels,
         max_scans: SCANS,
-        max_memory: None,
+        max_memory: Some(limits.decoding_bytes()),
     };
     let mut decoder = Decoder::new_with_limits(bytes, limit).map_err(describe)?;
 
@@ -72,6 +75,9 @@ fn describe(error: JpegError) -> VisionError {
     // Its list of errors is open: what it adds later is most likely about damage, too.
     #[allow(clippy::wildcard_enum_match_arm)]
     match error {
+        JpegError::LimitExceeded { what: MEMORY, actual: needed, limit } => {
+            VisionError::TooMuchMemory { format: FORMAT, needed, limit }
+        }
         JpegError::Unsupported(_)
         | JpegError::LimitExceeded { .. }
         | JpegError::AllocationFailed { .. } => VisionError::Unsupported { format: FORMAT, reason },
@@ -171,6 +177,23 @@ mod tests {
             let error = decode(&file, &Limits::default()).unwrap_err();
             assert!(matches!(error, VisionError::Unsupported { .. }), "{kind}: {error}");
         }
+    }
+
+    #[test]
+    fn a_progressive_file_is_refused_at_half_the_pixels_of_a_baseline_one() {
+        let file = |name: &str| {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference/pixels/");
+            std::fs::read(format!("{folder}{name}.jpg")).unwrap()
+        };
+        let (baseline, progressive) = (file("baseline"), file("progressive"));
+        let (picture, _) = decode(&baseline, &Limits::default()).unwrap();
+        let pixels = u64::from(picture.width) * u64::from(picture.height);
+        let limits = |pixels| Limits { pixels, ..Limits::default() };
+        decode(&baseline, &limits(pixels)).unwrap();
+        let error = decode(&progressive, &limits(pixels * 3 / 2)).unwrap_err();
+        assert!(matches!(error, VisionError::TooMuchMemory { .. }), "{error}");
+        assert!(error.to_string().contains("engine.max_megapixels"));
+        decode(&progressive, &limits(pixels * 5 / 2)).unwrap();
     }
 
     #[test]

@@ -65,8 +65,9 @@ pub struct Limits {
     /// Most bytes of an encoded image or raw frame. Default 32 MiB, the default message limit.
     pub bytes: u64,
     /// Most pixels, width times height. Default 50 million: above every camera that is sold for
-    /// these devices except binned 64-megapixel ones, and 150 MB once decoded. While a JPEG is
-    /// being decoded it takes up to twice that, a progressive one three times.
+    /// these devices except binned 64-megapixel ones, and 150 MB once decoded. Decoding takes up to
+    /// twice that: kinds that need more a pixel, such as a progressive JPEG, which keeps all its
+    /// coefficients, are refused at fewer pixels.
     pub pixels: u64,
 }
 
@@ -87,6 +88,12 @@ impl Limits {
             return Err(VisionError::TooManyBytes { bytes, limit: self.bytes });
         }
         Ok(())
+    }
+
+    /// The most that decoding may take, in bytes: the picture itself and the planes from which a
+    /// baseline JPEG of three channels makes it.
+    pub(super) fn decoding_bytes(&self) -> u64 {
+        self.pixels.saturating_mul(6)
     }
 
     /// Checks the size that a header declares.
