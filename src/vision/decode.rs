@@ -14,8 +14,8 @@ use super::{Limits, Picture, VisionError, guard, jpeg};
 /// BMP or GIF (its first frame) into an upright RGB picture.
 ///
 /// The format is told from the bytes, never from a name. EXIF orientation is applied. Alpha is
-/// dropped, not blended, as Pillow's `convert("RGB")` does and so every reference pipeline; 16-bit
-/// channels are rounded to 8. Colour profiles are ignored, as there. The pixels of a JPEG are those
+/// dropped, not blended, as Pillow's `convert("RGB")` does and so every reference pipeline; what the
+/// first frame of a GIF leaves free is black; 16-bit channels are rounded to 8. Colour profiles are ignored, as there. The pixels of a JPEG are those
 /// of Pillow, every one.
 ///
 /// Limits are checked on the size in the header before any pixel is allocated, and a decoder's
@@ -49,6 +49,9 @@ fn decode_as(
     bytes: &[u8],
     limits: &Limits,
 ) -> Result<(Picture, Orientation), VisionError> {
+    if format == ImageFormat::WebP && !is_whole_riff(bytes) {
+        return Err(VisionError::Truncated { format: name });
+    }
     let fault = |error| describe(name, error);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut allocation = image::Limits::no_limits();
@@ -73,6 +76,13 @@ fn decode_as(
         DynamicImage::from_decoder(decoder).map_err(fault)?.into_rgb8().into_raw()
     };
     Ok((Picture::new(width, height, pixels)?, orientation))
+}
+
+/// Whether a WebP file has all the bytes that its RIFF header announces. Its orientation stands behind
+/// its pixels, so that the decoder alone would take a file without it for a whole one.
+fn is_whole_riff(bytes: &[u8]) -> bool {
+    let size = bytes.get(4..8).and_then(|size| size.try_into().ok()).map(u32::from_le_bytes);
+    size.is_some_and(|size| u64::from(size) + 8 <= bytes.len() as u64)
 }
 
 /// The name of a format that is read, none for others that the crate would recognise.

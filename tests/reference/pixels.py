@@ -45,19 +45,69 @@ def save(name, image, format, **options):
     (FOLDER / name).write_bytes(buffer.getvalue())
 
 
-def save_png(name, color_type, depth, rows, *chunks):
-    """A PNG of a kind that Pillow does not write."""
+def save_png(name, color_type, depth, rows, *chunks, interlaced=False):
+    """A PNG of a kind that Pillow does not write. `rows` are those of the seven passes one after the
+    other where it is interlaced."""
 
     def chunk(kind, data):
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, color_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, color_type, 0, 0, int(interlaced))
     data = zlib.compress(b"".join(b"\0" + row for row in rows), 9)
     (FOLDER / name).write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunk(*c) for c in chunks)
         + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     )
+
+
+def passes(pixels):
+    """The rows of Adam7's seven passes (PNG specification, section 8.2)."""
+    starts = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    for top, left, down, right in starts:
+        yield from (row.tobytes() for row in pixels[top::down, left::right])
+
+
+def save_bmps(rgb, palette):
+    """BMPs of kinds that Pillow does not write."""
+    save("rgb.bmp", rgb, "BMP")
+    save("palette.bmp", palette, "BMP")
+    save("grey.bmp", rgb.convert("L"), "BMP")
+
+    top_down = bytearray((FOLDER / "rgb.bmp").read_bytes())
+    row = WIDTH * 3
+    rows = [top_down[54 + y * row:][:row] for y in range(HEIGHT)]
+    struct.pack_into("<i", top_down, 22, -HEIGHT)
+    top_down[54:] = b"".join(reversed(rows))
+    (FOLDER / "top-down.bmp").write_bytes(top_down)
+
+    # Runs of up to 255 equal pixels, each as its length and index; 0 0 ends a row, 0 1 the picture.
+    bottom_up = numpy.asarray(palette)[::-1]
+    packed = bytearray()
+    for row in bottom_up:
+        edges = [0, *(numpy.flatnonzero(numpy.diff(row)) + 1), WIDTH]
+        for start, end in zip(edges, edges[1:]):
+            packed += bytes([end - start, row[start]])
+        packed += b"\0\0"
+    packed[-1] = 1
+    plain = bytearray((FOLDER / "palette.bmp").read_bytes())
+    begin = struct.unpack_from("<I", plain, 10)[0]
+    struct.pack_into("<I", plain, 2, begin + len(packed))
+    struct.pack_into("<II", plain, 30, 1, len(packed))
+    (FOLDER / "run-length.bmp").write_bytes(plain[:begin] + packed)
+
+
+def save_gifs(palette):
+    save("still.gif", palette, "GIF")
+    second = Image.new("P", (WIDTH, HEIGHT), 1)
+    second.putpalette(palette.getpalette())
+    save("animated.gif", palette, "GIF", save_all=True, append_images=[second])
+    # The first frame lies in the middle of a canvas that is larger by four pixels on each side.
+    small = bytearray((FOLDER / "still.gif").read_bytes())
+    struct.pack_into("<HH", small, 6, WIDTH + 8, HEIGHT + 8)
+    frame = small.index(b",\0\0\0\0")
+    struct.pack_into("<HH", small, frame + 1, 4, 4)
+    (FOLDER / "small-frame.gif").write_bytes(small)
 
 
 def save_rough_jpegs():
@@ -119,6 +169,9 @@ def write_images():
         exif = Image.Exif()
         exif[0x0112] = orientation
         save(f"orientation-{orientation}.jpg", rgb, "JPEG", quality=95, subsampling=0, exif=exif)
+        if orientation == 6:
+            save("orientation-6.png", rgb, "PNG", exif=exif)
+            save("orientation-6.webp", rgb, "WEBP", lossless=True, exif=exif)
 
     save_rough_jpegs()
 
@@ -138,16 +191,16 @@ def write_images():
         numpy.dstack([row[None], numpy.full((1, WIDTH, 1), 9)]).astype(">u2").tobytes() for row in wide
     ])
 
+    save_png("grey-16.png", 0, 16, [row[:, 0].astype(">u2").tobytes() for row in wide])
+    save_png("interlaced.png", 2, 8, passes(smooth()), interlaced=True)
+
     save("lossy.webp", rgb, "WEBP", quality=95)
     save("lossless.webp", rgb, "WEBP", lossless=True)
     save("alpha.webp", rgba, "WEBP", lossless=True, exact=True)
-    save("rgb.bmp", rgb, "BMP")
-    save("palette.bmp", palette, "BMP")
-    save("grey.bmp", rgb.convert("L"), "BMP")
-    save("still.gif", palette, "GIF")
-    second = Image.new("P", (WIDTH, HEIGHT), 1)
-    second.putpalette(palette.getpalette())
-    save("animated.gif", palette, "GIF", save_all=True, append_images=[second])
+    other = Image.fromarray(255 - smooth())
+    save("animated.webp", rgb, "WEBP", lossless=True, save_all=True, append_images=[other])
+    save_bmps(rgb, palette)
+    save_gifs(palette)
 
 
 def decoded():
@@ -155,7 +208,16 @@ def decoded():
     for path in sorted(FOLDER.iterdir()):
         if path.suffix == ".json":
             continue
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        image = ImageOps.exif_transpose(Image.open(path))
+        if image.mode == "I;16":
+            # convert would clip at 255 instead of scaling; all levels here are multiples of 257.
+            image = Image.fromarray((numpy.asarray(image) // 257).astype(numpy.uint8))
+        image = image.convert("RGB")
+        if path.name == "small-frame.gif":
+            # Pillow puts colour 0 where the frame does not reach. Nothing is there: transparent black.
+            frame = image.crop((4, 4, 4 + WIDTH, 4 + HEIGHT))
+            image = Image.new("RGB", image.size)
+            image.paste(frame, (4, 4))
         answers[path.name] = {
             "width": image.width, "height": image.height, "pixels": image.tobytes().hex(),
         }
