@@ -2,7 +2,7 @@
 
 mod common;
 
-use graftd::graph::{Network, Options, Part, Source};
+use graftd::graph::{Ending, Network, Options, Part, Source};
 
 fn load(assets: &std::path::Path, file: &str) -> Network {
     let source = Source::File(assets.join(file));
@@ -42,5 +42,44 @@ fn every_network_finds_its_feature_map_and_answers_as_onnxruntime_does() {
             last.shape,
             network.classifier(),
         );
+    }
+}
+
+#[test]
+fn a_softmax_or_its_logarithm_at_the_end_is_told_and_cut_off() {
+    let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tiny");
+    let expected = std::fs::read_to_string(tiny.join("expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();
+    let expected: Vec<f32> = serde_json::from_value(expected["logits"].clone()).unwrap();
+    let input: Vec<f32> = (0..3 * 16 * 16).map(|i| f64::from(i).sin() as f32).collect();
+    for (ending, name) in [
+        (Ending::Logits, "logits"),
+        (Ending::Softmax, "softmax"),
+        (Ending::LogSoftmax, "log_softmax"),
+    ] {
+        let network = load(&tiny, &format!("{name}.onnx"));
+        let classifier = network.classifier().unwrap();
+        assert_eq!((classifier.ending, classifier.logits.as_str()), (ending, "logits"));
+        let logits = &network.run(&input).unwrap()[1];
+        for (actual, expected) in logits.values().iter().zip(&expected) {
+            assert!((actual - expected).abs() < 1e-5, "{name}: {actual} {expected}");
+        }
+    }
+}
+
+#[test]
+fn the_embedding_of_a_network_that_classifies_before_it_pools_is_the_pooled_map() {
+    let Some(assets) = common::assets() else { return };
+    let network = load(&assets, "models/squeezenet-1.1.onnx");
+    let models = common::models(&assets);
+    let model = models.iter().find(|model| model.id == "squeezenet-1.1").unwrap();
+    let expected = include_str!("reference/squeezenet_embedding.json");
+    let expected: Vec<f32> = serde_json::from_str(expected).unwrap();
+    let outputs = network.run(&common::reference_inputs(&assets, model)[0]).unwrap();
+    let embedding = outputs[0].values();
+    assert_eq!(embedding.len(), expected.len());
+    let largest = expected.iter().fold(0_f32, |a, b| a.max(b.abs()));
+    for (actual, expected) in embedding.iter().zip(&expected) {
+        assert!((actual - expected).abs() < 1e-5 * largest, "{actual} {expected}");
     }
 }

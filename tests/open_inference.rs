@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use common::daemon::{Daemon, Occupied, photograph, reference};
 use graftd::client::Picture;
 use graftd::engine::PoolOptions;
+use graftd::graph::{Network, Options, Source};
 use graftd::proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use graftd::proto::inference::infer_parameter::ParameterChoice;
 use graftd::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
@@ -100,8 +101,10 @@ async fn the_server_and_its_models_describe_themselves() {
 #[tokio::test]
 async fn the_file_s_own_output_comes_back_with_its_values_unchanged() {
     let daemon = Daemon::start().await;
+    let log_softmax = Source::File(reference("tiny/log_softmax.onnx"));
+    daemon.serve_too("log_softmax", Network::load(log_softmax, &Options::default()).unwrap());
     let mut service = service(&daemon).await;
-    for ending in ["logits", "softmax", "features"] {
+    for ending in ["logits", "softmax", "log_softmax", "features"] {
         let expected = expected(ending).repeat(3);
         let answer = infer(&mut service, values(ending, 3)).await;
         assert_eq!((answer.id.as_str(), answer.model_version.as_str()), ("request-7", "1"));

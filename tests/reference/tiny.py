@@ -4,9 +4,9 @@
 
 Two convolutions, global average pooling, a fully connected layer, four classes, 16 x 16 input, seeded
 random weights: small enough to be committed, with everything that a backbone must have. `logits.onnx` ends
-with the fully connected layer, `softmax.onnx` is the same network with a softmax after it, and
-`features.onnx` stops at the pooled features. `expected.json` holds their answers for one input:
-element i of the row-major [3, 16, 16] tensor is sin(i).
+with the fully connected layer, `softmax.onnx` and `log_softmax.onnx` are the same network with one
+operator after it, and `features.onnx` stops at the pooled features. `expected.json` holds their answers
+for one input: element i of the row-major [3, 16, 16] tensor is sin(i).
 """
 
 import json
@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 FOLDER = pathlib.Path(__file__).parent / "tiny"
 SIDE = 16
+AFTER_LOGITS = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
 
 
 def network(ending: str) -> onnx.ModelProto:
@@ -43,10 +44,11 @@ def network(ending: str) -> onnx.ModelProto:
         helper.make_node("GlobalAveragePool", ["relu2"], ["pooled"], "pool"),
         helper.make_node("Flatten", ["pooled"], ["features"], "flatten"),
         helper.make_node("Gemm", ["features", "w3", "b3"], ["logits"], "classifier", transB=1),
-        helper.make_node("Softmax", ["logits"], ["softmax"], "softmax", axis=1),
     ]
-    last = next(i for i, node in enumerate(nodes) if node.output[0] == ending)
-    nodes = nodes[: last + 1]
+    if ending == "features":
+        nodes.pop()
+    if ending in AFTER_LOGITS:
+        nodes.append(helper.make_node(AFTER_LOGITS[ending], ["logits"], [ending], ending, axis=1))
     used = {name for node in nodes for name in node.input}
     width = 12 if ending == "features" else 4
     graph = helper.make_graph(
@@ -65,7 +67,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     row = np.sin(np.arange(3 * SIDE * SIDE)).astype(np.float32).reshape(1, 3, SIDE, SIDE)
     expected = {}
-    for ending in ["logits", "softmax", "features"]:
+    for ending in ["logits", "softmax", "log_softmax", "features"]:
         path = FOLDER / f"{ending}.onnx"
         path.write_bytes(network(ending).SerializeToString())
         session = onnxruntime.InferenceSession(path)
