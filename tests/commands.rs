@@ -76,6 +76,25 @@ fn predict_prints_an_object_a_picture_in_order_and_fails_if_one_failed() {
 }
 
 #[test]
+fn predict_shows_as_many_classes_as_asked_for_and_fills_the_square_as_asked() {
+    let (_folder, state) = state_with_a_network();
+    let wide = reference("pixels/rgb.png");
+    let predictions = |more: &[&str]| {
+        let shared = ["predict", &wide, "--json", "--state-dir", &state];
+        let output = graftd(&[&shared[..], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        objects(&output)[0]["predictions"].as_array().unwrap().clone()
+    };
+    assert_eq!(predictions(&["--top-k", "2"]).len(), 2);
+    let [crop, squash, pad] =
+        ["crop", "squash", "pad"].map(|policy| predictions(&["--resize", policy]));
+    assert_eq!(crop, predictions(&[]), "the backbone's own policy");
+    assert!(crop != squash && crop != pad && squash != pad);
+    let refused = graftd(&["predict", &wide, "--resize", "stretch", "--state-dir", &state]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("crop"), "{refused:?}");
+}
+
+#[test]
 fn bench_prints_one_object_with_both_measurements_and_the_memory() {
     let (_folder, state) = state_with_a_network();
     let bench = ["bench", "--seconds", "0.2", "--threads", "1", "--json", "--state-dir", &state];

@@ -5,7 +5,8 @@
 
 mod common;
 
-use common::onnx::{image, load, load_bytes, model, node, weights};
+use common::onnx::{With as _, image, load, load_bytes, model, node, weights};
+use graftd::backbones::Checker;
 use graftd::graph::{GraphError, Network, Options, Source};
 use proptest::prelude::*;
 use prost::Message as _;
@@ -100,6 +101,39 @@ fn a_weight_with_fewer_bytes_than_its_shape_needs_is_refused() {
 fn a_weight_that_is_no_number_is_refused_and_named() {
     let message = refused(|graph| graph.initializer[1].float_data[3] = f32::NAN);
     assert!(message.contains("\"matrix\"") && message.contains("NaN"), "{message}");
+}
+
+/// A chain of convolutions of a picture of `side` pixels, each with `channels` channels.
+fn chain(side: i64, channels: i64, kernel: i64, length: usize) -> ModelProto {
+    let name = |index: usize| format!("layer{index}");
+    let mut nodes = vec![node("Conv", &["image", "first"], &name(0))];
+    for index in 1..length {
+        let convolution = node("Conv", &[&name(index - 1), "next"], &name(index));
+        nodes.push(convolution.with_text("auto_pad", "SAME_UPPER"));
+    }
+    nodes.push(node("GlobalAveragePool", &[&name(length - 1)], "pooled"));
+    nodes.push(node("Flatten", &["pooled"], "flat"));
+    let next = weights("next", &[channels, channels, kernel, kernel]);
+    model(&[1, 3, side, side], nodes, vec![weights("first", &[channels, 3, 1, 1]), next])
+}
+
+#[test]
+fn a_trial_ends_at_its_limits_of_memory_and_of_processor_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let check = |model: &ModelProto, checker: &Checker| {
+        graftd::base::atomic::write(&path, &model.encode_to_vec()).unwrap();
+        checker.check(&path, &Options::default()).map_err(|error| error.to_string())
+    };
+    let checker = Checker::new(env!("CARGO_BIN_EXE_graftd").into());
+    check(&chain(512, 64, 1, 1), &checker).unwrap();
+    // Its only layer has 2 GiB.
+    let refused = check(&chain(512, 2048, 1, 1), &checker).unwrap_err();
+    assert!(refused.contains("memory"), "{refused}");
+    // 60 layers of 4.8 thousand million operations each.
+    let hurried = Checker { cpu_seconds: 1, ..checker };
+    let refused = check(&chain(256, 64, 3, 60), &hurried).unwrap_err();
+    assert!(refused.contains("SIGKILL"), "{refused}");
 }
 
 #[test]

@@ -10,12 +10,14 @@ mod program;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use graftd::client::{Client, Picture};
+use graftd::vision;
 use program::{Daemon, GRAFTD};
 
 /// The user `nobody`.
@@ -59,6 +61,17 @@ fn an_address_that_others_reach_needs_consent() {
     let mut command = Command::new(GRAFTD);
     command.args(["serve", "--listen", "0.0.0.0:0", "--state-dir"]).arg(state.path());
     assert!(refusal(&mut command).contains("--insecure-network"));
+}
+
+#[test]
+fn an_address_that_others_reach_is_taken_with_consent() {
+    let state = tempfile::tempdir().unwrap();
+    let mut command = Command::new(GRAFTD);
+    command.args(["serve", "--listen", "0.0.0.0:0", "--insecure-network", "--state-dir"]);
+    command.arg(state.path());
+    let daemon = Daemon::run(command);
+    let port = daemon.address.strip_prefix("0.0.0.0:").unwrap().parse().unwrap();
+    TcpStream::connect(("127.0.0.1", port)).unwrap();
 }
 
 #[test]
@@ -154,6 +167,58 @@ async fn whoever_can_connect_is_answered_and_sigterm_ends_the_daemon_with_succes
     let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
     assert!(ended.await.unwrap().success());
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn systemd_is_told_when_the_daemon_is_ready_and_when_it_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    let told = || {
+        let mut message = [0; 64];
+        let length = socket.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).trim().to_owned()
+    };
+    let mut command = Command::new(GRAFTD);
+    command.env("NOTIFY_SOCKET", &path);
+    let daemon = Daemon::start_in(command, folder.path());
+    assert_eq!(told(), "READY=1");
+    assert!(daemon.terminate().success());
+    assert_eq!(told(), "STOPPING=1");
+}
+
+#[tokio::test]
+async fn sigterm_lets_predictions_finish_that_run_or_wait() {
+    let state = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tiny/logits.onnx");
+    let mut add = Command::new(GRAFTD);
+    add.args(["models", "add", "--id", "tiny", "--preset", "unit", "--state-dir"]);
+    assert!(add.args([state.path(), &model]).output().unwrap().status.success());
+    let mut command = Command::new(GRAFTD);
+    command.env("GRAFTD__ENGINE__WORKERS", "1");
+    let daemon = Daemon::start_in(command, state.path());
+    let client = Client::connect(&daemon.address).await.unwrap();
+
+    // Its decoding keeps the only worker for long enough to be met at it.
+    let (width, height) = (5000, 4000);
+    let pixels = (0..3 * width * height).map(|i| (i / 977) as u8).collect();
+    let large = vision::Picture::new(width, height, pixels).unwrap();
+    let large = vision::encode(&large, vision::ImageFormat::Jpeg { quality: 90 }).unwrap();
+    let predict = || client.predict(Picture::from_bytes(large.clone()).into());
+    let stop = async {
+        while client.get_statistics().await.unwrap().queue_length == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::task::spawn_blocking(|| daemon.terminate()).await.unwrap()
+    };
+    let all = async { tokio::join!(predict(), predict(), stop) };
+    let (running, waiting, status) =
+        tokio::time::timeout(Duration::from_mins(1), all).await.expect("one waits for the other");
+    for answer in [running, waiting] {
+        assert_eq!(answer.unwrap().backbone, "tiny");
+    }
+    assert!(status.success());
 }
 
 /// An HTTP/2 frame: RFC 9113, section 4.1.

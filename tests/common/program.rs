@@ -45,13 +45,14 @@ impl Daemon {
 
     /// The same by a command that ends in the program; the state folder outlives the daemon.
     pub fn start_in(mut command: Command, state: &Path) -> Self {
-        let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--state-dir"])
-            .arg(state)
-            .env("GRAFTD__LOG__FORMAT", "json")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--state-dir"]).arg(state);
+        Self::run(command)
+    }
+
+    /// The same by a whole command.
+    pub fn run(mut command: Command) -> Self {
+        let mut child =
+            command.env("GRAFTD__LOG__FORMAT", "json").stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = lines
             .by_ref()
