@@ -7,5 +7,6 @@ pub mod clock;
 pub mod digest;
 pub mod host;
 pub mod lru;
+#[cfg(feature = "daemon")]
 pub mod memory;
 pub mod name;
