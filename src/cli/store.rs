@@ -62,8 +62,7 @@ impl StoreCommand {
                 Ok(Outcome::Complete)
             }
             Action::Export { dataset, target } => {
-                self.export(&Store::open_read_only(&folder)?, dataset, target)?;
-                Ok(Outcome::Complete)
+                self.export(&Store::open_read_only(&folder)?, dataset, target)
             }
             Action::Import { dataset, source } => {
                 self.import(&Store::open(&folder)?, dataset, source)
@@ -116,7 +115,7 @@ impl StoreCommand {
                 })
                 .collect();
             print::json(&json!({
-                "datasets": datasets, "heads": stats.heads,
+                "datasets": datasets, "damaged": stats.damaged, "heads": stats.heads,
                 "head_versions": stats.head_versions, "jobs": stats.jobs,
                 "database_bytes": stats.database_bytes, "free_bytes": stats.free_bytes,
                 "log_bytes": stats.log_bytes, "image_files": stats.image_files,
@@ -132,6 +131,12 @@ impl StoreCommand {
                 found.held_out,
                 found.labels.len(),
                 found.bytes
+            ));
+        }
+        if stats.damaged > 0 {
+            print::line(format_args!(
+                "{} damaged rows are in none of these; `graftd store verify` lists them",
+                stats.damaged
             ));
         }
         for (backbone, count) in &stats.embeddings {
@@ -153,7 +158,7 @@ impl StoreCommand {
         store: &Store,
         dataset: &Name,
         target: &std::path::Path,
-    ) -> Result<(), CliError> {
+    ) -> Result<Outcome, CliError> {
         let report = if target.extension().is_some_and(|ending| ending == "tar") {
             let unwritable = |error| CliError::Other(format!("{}: {error}", target.display()));
             let mut file = atomic::File::create(target).map_err(unwritable)?;
@@ -164,10 +169,13 @@ impl StoreCommand {
         } else {
             store.export(dataset, ExportTarget::Folder(target.to_owned()))?
         };
+        for fault in &report.left_out {
+            print::error(format_args!("{}: {}; left out", fault.place, fault.what));
+        }
         if self.json {
             print::json(&json!({
                 "samples": report.samples, "images": report.images,
-                "embeddings": report.embeddings,
+                "embeddings": report.embeddings, "left_out": report.left_out.len(),
             }));
         } else {
             print::line(format_args!(
@@ -178,7 +186,7 @@ impl StoreCommand {
                 target.display()
             ));
         }
-        Ok(())
+        Ok(if report.left_out.is_empty() { Outcome::Complete } else { Outcome::SomeFailed })
     }
 
     fn import(

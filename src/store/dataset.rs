@@ -2,12 +2,12 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::change::Deletion;
+use super::change::{self, Deletion};
 use super::error::{Result, StoreError};
 use super::head::check_json;
-use super::key::DatasetNumber;
+use super::key::{DatasetNumber, SampleKey};
 use super::open::Store;
-use super::query::Filter;
+use super::query::{self, Filter};
 use super::writer::{Session, Urgency};
 use crate::base::clock::{self, Timestamp};
 use crate::base::name::Name;
@@ -172,14 +172,14 @@ impl Store {
     fn delete_if_empty(&self, name: &Name) -> Result<bool> {
         let target = name.clone();
         self.write(Urgency::Now, move |session| {
-            let (number, left) = {
-                let ledger = session.ledger();
-                let state = ledger.dataset(&target)?;
-                (state.dataset.number, state.samples)
-            };
-            if left > 0 {
+            let number = session.ledger().dataset(&target)?.dataset.number;
+            let first = SampleKey::before(number);
+            let all = Filter::default();
+            if !query::list(session.connection, number, &all, first, 1)?.is_empty() {
                 return Ok(false);
             }
+            // What is left cannot be read any more, but it is to be gone as well.
+            change::remove_damaged(session, number)?;
             session.connection.execute("DELETE FROM datasets WHERE number = ?1", [number])?;
             session.ledger().remove_dataset(number);
             Ok(true)
@@ -187,7 +187,11 @@ impl Store {
     }
 }
 
-fn create(session: &mut Session<'_>, name: &Name, settings: DatasetSettings) -> Result<Dataset> {
+pub(super) fn create(
+    session: &mut Session<'_>,
+    name: &Name,
+    settings: DatasetSettings,
+) -> Result<Dataset> {
     if session.ledger().dataset(name).is_ok() {
         return Err(StoreError::DatasetExists(name.clone()));
     }
@@ -234,8 +238,8 @@ fn clamp(limit: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Reads all datasets; for the ledger.
-pub(super) fn load(connection: &Connection) -> Result<Vec<Dataset>> {
+/// Reads all datasets, each of which may be damaged; for the ledger.
+pub(super) fn load(connection: &Connection) -> Result<Vec<Result<Dataset>>> {
     let mut statement = connection.prepare(
         "SELECT number, name, keep, held_out_share, max_samples, max_bytes, when_full, created_at,
          capture FROM datasets",
@@ -243,7 +247,7 @@ pub(super) fn load(connection: &Connection) -> Result<Vec<Dataset>> {
     let mut rows = statement.query([])?;
     let mut datasets = Vec::new();
     while let Some(row) = rows.next()? {
-        datasets.push(from_row(row)?);
+        datasets.push(from_row(row));
     }
     Ok(datasets)
 }

@@ -132,6 +132,9 @@ pub(super) const COLUMNS: &str = "samples.key, samples.id, samples.labels, sampl
      samples.pinned, samples.content, samples.bytes, samples.checksum, samples.origin, \
      samples.prediction, samples.width, samples.height";
 
+/// How many [`COLUMNS`] are.
+pub(super) const COLUMN_COUNT: usize = 17;
+
 impl Sample {
     /// Its place in the order of arrival, which pages of a listing continue after.
     pub fn key(&self) -> SampleKey {
