@@ -6,7 +6,7 @@
 use rusqlite::params;
 
 use super::change;
-use super::dataset::{Dataset, Keep, WhenFull};
+use super::dataset::{self, Dataset, DatasetSettings, Keep, WhenFull};
 use super::embedding::{self, Halves, NewEmbedding};
 use super::error::{Result, StoreError};
 use super::head::check_json;
@@ -69,7 +69,8 @@ impl Store {
     where
         F: FnOnce(Result<Receipt>) + Send + 'static,
     {
-        match self.prepare(dataset, sample) {
+        let settings = self.dataset(dataset).map(|known| known.settings);
+        match settings.and_then(|settings| self.prepare(&settings, sample)) {
             Ok(prepared) => {
                 let dataset = dataset.clone();
                 self.submit(
@@ -82,13 +83,39 @@ impl Store {
         }
     }
 
+    /// As [`Store::add_sample`]. A dataset that does not exist is made together with its first sample,
+    /// with default settings; a sample that is refused makes none.
+    pub fn add_sample_making<F>(&self, dataset: &Name, sample: NewSample, done: F)
+    where
+        F: FnOnce(Result<Receipt>) + Send + 'static,
+    {
+        let known = self.dataset(dataset).map(|known| known.settings);
+        if !matches!(known, Err(StoreError::UnknownDataset(_))) {
+            return self.add_sample(dataset, sample, done);
+        }
+        match self.prepare(&DatasetSettings::default(), sample) {
+            Ok(prepared) => {
+                let dataset = dataset.clone();
+                let apply = move |session: &mut Session<'_>| {
+                    let missing = session.ledger().dataset(&dataset).is_err();
+                    if missing {
+                        dataset::create(session, &dataset, DatasetSettings::default())?;
+                    }
+                    insert(session, &dataset, prepared)
+                };
+                self.submit(Urgency::Batch, apply, done);
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
     /// Stores a sample and waits until it is durable.
     ///
     /// # Errors
     /// [`StoreError::SampleConflict`], [`StoreError::QuotaExceeded`], [`StoreError::Invalid`] or a
     /// failure of the medium; nothing was stored then.
     pub fn add_sample_and_wait(&self, dataset: &Name, sample: NewSample) -> Result<Receipt> {
-        let prepared = self.prepare(dataset, sample)?;
+        let prepared = self.prepare(&self.dataset(dataset)?.settings, sample)?;
         let dataset = dataset.clone();
         self.write(Urgency::Batch, move |session| insert(session, &dataset, prepared))
     }
@@ -105,7 +132,7 @@ impl Store {
         budget: CaptureBudget,
     ) -> Result<bool> {
         let captured = NewSample { origin: Origin::Capture, labels: Vec::new(), ..sample };
-        let prepared = self.prepare(dataset, captured)?;
+        let prepared = self.prepare(&self.dataset(dataset)?.settings, captured)?;
         let dataset = dataset.clone();
         self.write(Urgency::Batch, move |session| {
             let number = session.ledger().dataset(&dataset)?.dataset.number;
@@ -116,7 +143,7 @@ impl Store {
         })
     }
 
-    fn prepare(&self, dataset: &Name, new: NewSample) -> Result<Prepared> {
+    fn prepare(&self, settings: &DatasetSettings, new: NewSample) -> Result<Prepared> {
         if self.reserve().is_some_and(|reserve| !reserve.is_there()) {
             return Err(StoreError::DiskFull);
         }
@@ -128,7 +155,6 @@ impl Store {
         if let Some(prediction) = &new.prediction {
             check_json("prediction", prediction)?;
         }
-        let settings = self.dataset(dataset)?.settings;
         let embeddings =
             new.embeddings.iter().map(NewEmbedding::to_halves).collect::<Result<Vec<_>>>()?;
         let content = match (&new.image, embeddings.first()) {

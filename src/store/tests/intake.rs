@@ -313,3 +313,22 @@ fn of_100_000_different_labels_the_dataset_takes_10_000_and_refuses_the_rest_by_
     assert_eq!(store.add_sample_and_wait(&parts, more).unwrap().outcome, Outcome::Added);
     assert_eq!(store.dataset_stats(&parts).unwrap().labels.len(), 10_000);
 }
+
+#[test]
+fn a_dataset_is_made_with_its_first_sample_and_by_none_that_is_refused() {
+    let (_folder, store, _) = fresh();
+    let add = |sample| {
+        let (sender, receiver) = mpsc::channel();
+        store.add_sample_making(&name("new"), sample, move |r| sender.send(r).unwrap());
+        receiver.recv().unwrap()
+    };
+    let long = NewSample { labels: vec!["x".repeat(10_000)], ..sample(1) };
+    assert!(add(long).is_err());
+    let narrow = NewEmbedding { backbone: backbone(), values: vec![1.0; WIDTH] };
+    let wide = NewEmbedding { backbone: backbone(), values: vec![1.0; WIDTH + 1] };
+    // Refused on the writer's thread, after the dataset was made there.
+    assert!(add(NewSample { embeddings: vec![narrow, wide], ..sample(1) }).is_err());
+    assert!(store.dataset(&name("new")).is_err());
+    assert_eq!(add(sample(1)).unwrap().outcome, Outcome::Added);
+    assert_eq!(store.dataset_stats(&name("new")).unwrap().samples, 1);
+}
