@@ -1,6 +1,6 @@
 //! Datasets: named collections of samples with a policy on what is kept and how much.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::change::{self, Deletion};
 use super::error::{Result, StoreError};
@@ -195,13 +195,17 @@ pub(super) fn create(
     if session.ledger().dataset(name).is_ok() {
         return Err(StoreError::DatasetExists(name.clone()));
     }
-    let newest: Option<i64> = session
-        .connection
-        .query_row("SELECT max(number) FROM datasets", [], |row| row.get(0))
-        .optional()?
-        .flatten();
-    let number = DatasetNumber::try_from(newest.unwrap_or(0) + 1)
-        .map_err(|_| StoreError::invalid("dataset", "a store holds at most 65,535 datasets"))?;
+    // A number that was given is not given again: a head may remember keys of the deleted dataset.
+    let number: i64 = session.connection.query_row(
+        "UPDATE counters SET value = value + 1 WHERE name = 'datasets' RETURNING value",
+        [],
+        |row| row.get(0),
+    )?;
+    let number = DatasetNumber::try_from(number).map_err(|_| {
+        let reason =
+            "a store can make 65,535 datasets and has: export what is needed into a new one";
+        StoreError::invalid("dataset", reason)
+    })?;
     let dataset = Dataset { name: name.clone(), settings, created_at: clock::now(), number };
     let settings = &dataset.settings;
     session.connection.execute(
