@@ -173,6 +173,8 @@ fn describe(
         "taken_at": sample.taken_at.map(|at| at.0),
         "added_at": sample.added_at.0,
         "pinned": sample.pinned,
+        "origin": sample.origin.to_text(),
+        "prediction": sample.prediction,
         "width": sample.width,
         "height": sample.height,
         "content": sample.content.to_string(),

@@ -202,7 +202,7 @@ impl Store {
             source: new.source,
             note: new.note,
             taken_at: new.taken_at,
-            added_at: clock::now(),
+            added_at: new.added_at.unwrap_or_else(clock::now),
             pinned: new.pinned,
             origin: new.origin,
             prediction: new.prediction,
