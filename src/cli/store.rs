@@ -9,8 +9,11 @@ use serde_json::json;
 use super::{CliError, Global, Outcome};
 use crate::base::atomic;
 use crate::base::name::Name;
-use crate::store::{ExportTarget, Import, Outcome as Stored, Store, StoreStats, Verification};
+use crate::store::{
+    ExportTarget, Import, NewSample, Outcome as Stored, Store, StoreStats, Verification,
+};
 use crate::terminal::print;
+use crate::vision::{self, Limits};
 
 /// The samples, embeddings and heads on this device.
 #[derive(Args, Debug)]
@@ -196,7 +199,6 @@ impl StoreCommand {
         source: &std::path::Path,
     ) -> Result<Outcome, CliError> {
         let items = Import::open(source)?;
-        store.ensure_dataset(dataset)?;
         let (sender, receipts) = std::sync::mpsc::channel();
         let mut sent = 0_u64;
         for item in items {
@@ -204,7 +206,7 @@ impl StoreCommand {
             let sender = sender.clone();
             match item {
                 // Blocks while the writer is behind, so nothing piles up.
-                Ok(sample) => store.add_sample(dataset, sample, move |receipt| {
+                Ok(sample) => store.add_sample_making(dataset, sized(sample), move |receipt| {
                     let _ = sender.send(receipt.map(|receipt| receipt.outcome));
                 }),
                 Err(error) => {
@@ -234,4 +236,15 @@ impl StoreCommand {
         }
         Ok(if refused == 0 { Outcome::Complete } else { Outcome::SomeFailed })
     }
+}
+
+/// Notes how large the photograph is, which a folder of photographs does not say.
+fn sized(mut sample: NewSample) -> NewSample {
+    if let Some(image) = &sample.image
+        && sample.width.min(sample.height) == 0
+        && let Ok(size) = vision::size(image, &Limits::default())
+    {
+        (sample.width, sample.height) = size;
+    }
+    sample
 }

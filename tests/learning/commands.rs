@@ -196,6 +196,9 @@ fn what_is_imported_can_be_counted_verified_exported_and_imported_elsewhere() {
         assert_eq!(import(&elsewhere, path(&target)), (12, 0), "{name}");
         assert_eq!(elsewhere.object(&["store", "verify"], 0)["images"], 12);
     }
+    // How large the photographs are is noted at import.
+    let lines = std::fs::read_to_string(target.path().join("folder/samples.jsonl")).unwrap();
+    assert!(lines.lines().all(|line| line.contains(r#""width":24"#)), "{lines}");
     // The pictures of an export are a folder per class again.
     let images = target.path().join("folder/images");
     assert_eq!(import(&Device::new(), path(&images)), (12, 0));
