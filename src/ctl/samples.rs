@@ -98,7 +98,11 @@ impl Samples {
             Action::Push(push) => return push.run(client, self.json).await,
             Action::Datasets => self.datasets(&client.list_datasets().await?),
             Action::Configure(configure) => {
-                self.datasets(configure.run(client).await?.as_slice());
+                let configured = configure.run(client).await?;
+                self.datasets(configured.as_slice());
+                for dataset in configured.iter().filter(|_| !self.json) {
+                    describe(dataset);
+                }
             }
             Action::List { dataset, label, unlabelled, captured } => {
                 let mut filter = filter(dataset, label, *unlabelled);
@@ -123,6 +127,7 @@ impl Samples {
                 report::show(&report, dataset, self.json);
             }
             Action::Delete { dataset, label, all, ids } => {
+                check_ids(client, dataset, ids).await?;
                 let filter = SampleFilter { ids: ids.clone(), ..filter(dataset, label, false) };
                 let request = DeleteSamplesRequest {
                     filter: Some(filter),
@@ -210,7 +215,7 @@ impl Samples {
         let labels = sample.labels.join(", ");
         let thought = sample.captured.as_ref().map(|thought| {
             let percent = 100.0 * thought.probability;
-            format!("{} thought {}, {percent:.0} %", thought.head, thought.label)
+            format!("  ({} thought {}, {percent:.0} %)", thought.head, thought.label)
         });
         output::line(format_args!(
             "{}  {split}  {labels}{}",
@@ -218,6 +223,54 @@ impl Samples {
             thought.unwrap_or_default()
         ));
     }
+}
+
+/// Refuses to delete where an id names no sample: it is likely a slip.
+async fn check_ids(client: &Client, dataset: &str, ids: &[String]) -> Result<(), ClientError> {
+    for asked in ids.chunks(1000) {
+        let filter = SampleFilter { ids: asked.to_vec(), ..filter(dataset, &[], false) };
+        let request = ListSamplesRequest {
+            filter: Some(filter),
+            page_size: Some(1000),
+            ..ListSamplesRequest::default()
+        };
+        let found = client.list_samples(request).await?.samples;
+        if let Some(id) = asked.iter().find(|id| found.iter().all(|sample| sample.id != **id)) {
+            let problem = format!("dataset {dataset} has no sample {id:?}; none was deleted");
+            return Err(ClientError::local(ErrorKind::NotFound, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Says what is set, for a person.
+fn describe(dataset: &Dataset) {
+    let settings = settings(dataset);
+    let text = |key: &str| settings[key].as_str().unwrap_or_default().replace('_', " ");
+    let limit = |key: &str, unit: &str| match settings[key].as_u64() {
+        Some(most) if most > 0 => format!("{most} {unit}"),
+        _ => format!("any number of {unit}"),
+    };
+    output::line(format_args!("keeps {}", text("keep")));
+    output::line(format_args!(
+        "at most {} and {}; when full: {}",
+        limit("max_samples", "samples"),
+        limit("max_bytes", "bytes"),
+        text("when_full")
+    ));
+    let capture = dataset.settings.clone().unwrap_or_default().capture;
+    let Some(capture) = capture else {
+        output::line("captures nothing");
+        return;
+    };
+    let head = if capture.head.is_empty() { "any head" } else { &capture.head };
+    let unknown = if capture.unknown() { " or as unknown" } else { "" };
+    output::line(format_args!(
+        "captures what {head} answers with at most {}{unknown}: {} an hour, {} waiting at most",
+        capture.maximum_probability(),
+        capture.hourly_budget(),
+        capture.total_budget()
+    ));
 }
 
 async fn picture(client: &Client, dataset: &str, id: &str, file: &Path) -> Result<(), ClientError> {
