@@ -3,7 +3,7 @@
 //! On the caller's thread: checks, rounding to 16 bits, digests, and the file of a large image. On
 //! the writer's: is the id known, does it fit, three rows. The receipt leaves after COMMIT.
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::change;
 use super::dataset::{self, Dataset, DatasetSettings, Keep, WhenFull};
@@ -136,11 +136,21 @@ impl Store {
         let dataset = dataset.clone();
         self.write(Urgency::Batch, move |session| {
             let number = session.ledger().dataset(&dataset)?.dataset.number;
-            if !has_budget(session, number, budget)? {
+            if !has_budget(session.connection, number, budget)? {
                 return Ok(false);
             }
             insert(session, &dataset, prepared).map(|receipt| receipt.outcome == Outcome::Added)
         })
+    }
+
+    /// Whether the budget leaves room for one more captured picture. One that is captured meanwhile may
+    /// take it: [`Store::capture_sample`] has the last word.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownDataset`].
+    pub fn may_capture(&self, dataset: &Name, budget: CaptureBudget) -> Result<bool> {
+        let number = self.dataset(dataset)?.number;
+        self.read(|connection| has_budget(connection, number, budget))
     }
 
     fn prepare(&self, settings: &DatasetSettings, new: NewSample) -> Result<Prepared> {
@@ -248,28 +258,33 @@ fn insert(session: &mut Session<'_>, dataset: &Name, prepared: Prepared) -> Resu
     Ok(Receipt { outcome: Outcome::Added, sample, dropped })
 }
 
-fn has_budget(session: &Session<'_>, number: DatasetNumber, budget: CaptureBudget) -> Result<bool> {
+fn has_budget(
+    connection: &Connection,
+    number: DatasetNumber,
+    budget: CaptureBudget,
+) -> Result<bool> {
     const HOUR_MICROSECONDS: i64 = 3_600_000_000;
     let now = clock::now().0;
     // An hour to both sides: a clock that jumps gives one more budget, and pictures that a clock set
     // years ahead left behind do not use it up for years.
-    let (recent, waiting): (i64, i64) = session
-        .connection
-        .prepare_cached(
-            "SELECT count(*) FILTER (WHERE added_at > ?3 AND added_at < ?4), count(*) FILTER (WHERE labels = '[]')
-             FROM samples WHERE key > ?1 AND key <= ?2 AND origin = 1",
-        )?
-        .query_row(
-            params![
-                SampleKey::before(number).0,
-                SampleKey::last(number).0,
-                now - HOUR_MICROSECONDS,
-                now + HOUR_MICROSECONDS,
-            ],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
+    let (first, last) = (SampleKey::before(number).0, SampleKey::last(number).0);
+    let recent: i64 = connection
+        .prepare_cached(CAPTURED_BETWEEN)?
+        .query_row([first, last, now - HOUR_MICROSECONDS, now + HOUR_MICROSECONDS], |row| {
+            row.get(0)
+        })?;
+    let waiting: i64 =
+        connection.prepare_cached(CAPTURED_WAITING)?.query_row([first, last], |row| row.get(0))?;
     Ok(recent.unsigned_abs() < budget.hourly && waiting.unsigned_abs() < budget.waiting)
 }
+
+/// Both name their index: on the writer's thread nothing may read a whole dataset.
+pub(super) const CAPTURED_BETWEEN: &str = "SELECT count(*) FROM samples \
+     INDEXED BY samples_captured_at \
+     WHERE origin = 1 AND added_at > ?3 AND added_at < ?4 AND key > ?1 AND key <= ?2";
+pub(super) const CAPTURED_WAITING: &str = "SELECT count(*) FROM samples \
+     INDEXED BY samples_captured_waiting \
+     WHERE origin = 1 AND labels = '[]' AND key > ?1 AND key <= ?2";
 
 fn write_rows(
     session: &mut Session<'_>,

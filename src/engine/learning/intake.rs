@@ -132,6 +132,17 @@ fn hand_over(store: &Store, dataset: &Name, facts: NewSample, answer: Answer) {
     });
 }
 
+/// The small picture, encoded, that a dataset keeps which keeps no photographs.
+pub(super) fn thumbnail(picture: &Picture) -> Result<Vec<u8>, EngineError> {
+    let small = picture.thumbnail(THUMBNAIL)?;
+    Ok(vision::encode(&small, ImageFormat::Jpeg { quality: THUMBNAIL_QUALITY })?)
+}
+
+/// A picture that came as bare pixels, in a form that any program opens.
+pub(super) fn without_loss(picture: &Picture) -> Result<Vec<u8>, EngineError> {
+    Ok(vision::encode(picture, ImageFormat::Png)?)
+}
+
 /// Decodes and embeds the picture; on a worker.
 fn with_picture(
     mut facts: NewSample,
@@ -158,16 +169,13 @@ fn with_picture(
     (facts.width, facts.height) = (picture.width, picture.height);
     let image = match encoded {
         Some(bytes) => bytes.to_vec(),
-        // A raw frame is kept without loss, in a form that any program opens.
-        None => vision::encode(&picture, ImageFormat::Png)?,
+        None => without_loss(&picture)?,
     };
     if facts.id.is_empty() {
         facts.id = Digest::of(&image).to_string();
     }
     if keep == Keep::Thumbnails {
-        let small = picture.thumbnail(THUMBNAIL)?;
-        let format = ImageFormat::Jpeg { quality: THUMBNAIL_QUALITY };
-        facts.thumbnail = Some(vision::encode(&small, format)?);
+        facts.thumbnail = Some(thumbnail(&picture)?);
     }
     facts.image = Some(image);
     Ok(facts)
