@@ -112,6 +112,9 @@ fn put_later(session: &Session<'_>, sample: &Sample, halves: &Halves) -> Result<
         .connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM embeddings WHERE key = ?1)")?
         .query_row([sample.key.embedding(backbone.number)], |row| row.get(0))?;
+    if !replaced {
+        check_room(session, sample, halves.bytes.len() as u64)?;
+    }
     put(session, sample.key, halves)?;
     if !replaced {
         let mut larger = sample.clone();
@@ -119,6 +122,22 @@ fn put_later(session: &Session<'_>, sample: &Sample, halves: &Halves) -> Result<
         change::rewrite(session, sample, &larger)?;
     }
     Ok(())
+}
+
+/// Refuses an embedding that does not fit into the quota, whatever that says on samples: none that a
+/// person labelled makes room for what can be computed again.
+fn check_room(session: &Session<'_>, sample: &Sample, bytes: u64) -> Result<()> {
+    let ledger = session.ledger();
+    let Some(state) = ledger.datasets().find(|s| s.dataset.number == sample.key.dataset()) else {
+        return Ok(());
+    };
+    match state.dataset.settings.quota.max_bytes {
+        Some(most) if state.bytes.saturating_add(bytes) > most => Err(StoreError::QuotaExceeded {
+            dataset: state.dataset.name.clone(),
+            limit: format!("{most} bytes"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// A sample that takes part in training.
@@ -295,7 +314,8 @@ impl Store {
     /// Adds or replaces what one backbone made of a stored sample.
     ///
     /// # Errors
-    /// [`StoreError::UnknownSample`], also when the sample's content is no longer `content`.
+    /// [`StoreError::UnknownSample`], also when the sample's content is no longer `content`;
+    /// [`StoreError::QuotaExceeded`] where one more embedding does not fit.
     pub fn put_embedding(
         &self,
         dataset: &Name,
