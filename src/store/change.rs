@@ -68,6 +68,8 @@ impl Store {
             new.note = change.note.unwrap_or(new.note);
             new.pinned = change.pinned.unwrap_or(new.pinned);
             rewrite(session, &old, &new)?;
+            // The text that was replaced leaves the log with the next idle moment, as if deleted.
+            session.effects.erase |= old.labels != new.labels || old.note != new.note;
             Ok(new)
         })
     }

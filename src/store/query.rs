@@ -274,7 +274,7 @@ pub(super) fn find(
     Ok(None)
 }
 
-fn by_key(connection: &Connection, key: SampleKey) -> Result<Option<Sample>> {
+pub(super) fn by_key(connection: &Connection, key: SampleKey) -> Result<Option<Sample>> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM samples WHERE key = ?1"))?
         .query_row([key.0], |row| Ok(Sample::from_row(row)))
