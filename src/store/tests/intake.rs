@@ -1,5 +1,7 @@
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use super::super::writer::Urgency;
 use super::super::*;
 use super::*;
 
@@ -260,6 +262,50 @@ fn an_unknown_dataset_is_named_in_the_error() {
     let (_folder, store, _) = fresh();
     let refused = store.add_sample_and_wait(&name("missing"), sample(1)).unwrap_err();
     assert!(refused.to_string().contains("missing"), "{refused}");
+}
+
+#[test]
+fn a_commit_holds_at_most_64_operations() {
+    let (_folder, store, _) = fresh();
+    let (sender, receiver) = mpsc::channel();
+    let (begun, running) = mpsc::channel();
+    let (release, wait) = mpsc::channel::<()>();
+    let done = sender.clone();
+    store.submit(
+        Urgency::Now,
+        move |_| {
+            begun.send(()).unwrap();
+            let _ = wait.recv();
+            Ok(())
+        },
+        move |result| done.send(result).unwrap(),
+    );
+    // The writer is held within its first operation; all others wait in the queue by then.
+    running.recv().unwrap();
+    let before = store.commits();
+    for _ in 0..200 {
+        let done = sender.clone();
+        store.submit(Urgency::Batch, |_| Ok(()), move |result| done.send(result).unwrap());
+    }
+    release.send(()).unwrap();
+    (0..201).for_each(|_| receiver.recv().unwrap().unwrap());
+    // The held one alone, then 64, 64, 64 and 8.
+    assert_eq!(store.commits() - before, 5);
+}
+
+#[test]
+fn a_commit_follows_the_one_before_after_50_milliseconds_and_not_much_later() {
+    let (_folder, store, parts) = fresh();
+    for number in 0..5 {
+        let began = Instant::now();
+        store.add_sample_and_wait(&parts, sample(2 * number)).unwrap();
+        let first = Instant::now();
+        store.add_sample_and_wait(&parts, sample(2 * number + 1)).unwrap();
+        // The COMMIT before was at `began` or later.
+        assert!(began.elapsed() >= Duration::from_millis(50), "it did not wait for others");
+        // Room for a machine that does ten other things.
+        assert!(first.elapsed() < Duration::from_secs(2), "{:?}", first.elapsed());
+    }
 }
 
 #[test]
