@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use common::daemon::{Daemon, photograph, reference};
 use graftd::client::messages::{
-    BackboneManifest, BackboneState, PredictRequest, Preprocessing, UploadBackboneRequest,
-    backbone_service_client::BackboneServiceClient, upload_backbone_request::Part,
+    BackboneManifest, BackboneState, Embedding, NewSample, PredictRequest, Preprocessing,
+    UploadBackboneRequest, backbone_service_client::BackboneServiceClient, new_sample,
+    upload_backbone_request::Part,
 };
 use graftd::client::{Client, ClientError, ErrorKind, Picture};
 use graftd::graph::{Network, Options, Source};
@@ -268,4 +269,40 @@ async fn loading_anew_and_unloading_fail_no_request_that_runs() {
     };
     let (answered, ()) = tokio::join!(waiting, unload);
     assert_eq!(answered.unwrap(), "coming-and-going", "taken before it was unloaded");
+}
+
+#[tokio::test]
+async fn a_backbone_is_deleted_with_the_embeddings_that_it_made_where_that_is_asked_for() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    // A preprocessing of its own makes embeddings of its own.
+    let preprocessing = Preprocessing { scale: 1.0 / 128.0, ..Preprocessing::default() };
+    let other = BackboneManifest { preprocessing: Some(preprocessing), ..manifest("other") };
+    upload(&client, other, "logits.onnx").await.unwrap();
+    let width = daemon.engine.snapshot().backbones["other"].network.embedding().width;
+    let picture = PredictRequest::from(Picture::from_bytes(photograph())).image.unwrap();
+    let embedding = Embedding { backbone: "other".into(), values: vec![0.5; width] };
+    for (id, content) in [
+        ("picture", new_sample::Content::Image(picture)),
+        ("embedding", new_sample::Content::Embedding(embedding)),
+    ] {
+        let sample = NewSample {
+            dataset: "parts".into(),
+            id: id.into(),
+            content: Some(content),
+            ..NewSample::default()
+        };
+        client.add_sample(sample).await.unwrap();
+    }
+    let before = client.list_datasets().await.unwrap().remove(0);
+    // Of one that is not loaded nobody knows which embeddings are its own.
+    client.unload_backbone("other").await.unwrap();
+    let refused = client.delete_backbone_with_embeddings("other").await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused}");
+    client.load_backbone("other").await.unwrap();
+    client.delete_backbone_with_embeddings("other").await.unwrap();
+    let after = client.list_datasets().await.unwrap().remove(0);
+    assert_eq!((before.sample_count, after.sample_count), (2, 1), "nothing else was of it");
+    let gone = 2 * 2 * width as u64 + "embedding".len() as u64;
+    assert_eq!(before.stored_bytes - after.stored_bytes, gone);
 }

@@ -9,8 +9,11 @@ use serde_json::json;
 use super::{CliError, Global, Outcome};
 use crate::base::atomic;
 use crate::base::name::Name;
-use crate::store::{ExportTarget, Import, Outcome as Stored, Store, StoreStats, Verification};
+use crate::store::{
+    ExportTarget, Import, NewSample, Outcome as Stored, Store, StoreStats, Verification,
+};
 use crate::terminal::print;
+use crate::vision::{self, Limits};
 
 /// The samples, embeddings and heads on this device.
 #[derive(Args, Debug)]
@@ -62,8 +65,7 @@ impl StoreCommand {
                 Ok(Outcome::Complete)
             }
             Action::Export { dataset, target } => {
-                self.export(&Store::open_read_only(&folder)?, dataset, target)?;
-                Ok(Outcome::Complete)
+                self.export(&Store::open_read_only(&folder)?, dataset, target)
             }
             Action::Import { dataset, source } => {
                 self.import(&Store::open(&folder)?, dataset, source)
@@ -116,7 +118,7 @@ impl StoreCommand {
                 })
                 .collect();
             print::json(&json!({
-                "datasets": datasets, "heads": stats.heads,
+                "datasets": datasets, "damaged": stats.damaged, "heads": stats.heads,
                 "head_versions": stats.head_versions, "jobs": stats.jobs,
                 "database_bytes": stats.database_bytes, "free_bytes": stats.free_bytes,
                 "log_bytes": stats.log_bytes, "image_files": stats.image_files,
@@ -132,6 +134,12 @@ impl StoreCommand {
                 found.held_out,
                 found.labels.len(),
                 found.bytes
+            ));
+        }
+        if stats.damaged > 0 {
+            print::line(format_args!(
+                "{} damaged rows are in none of these; `graftd store verify` lists them",
+                stats.damaged
             ));
         }
         for (backbone, count) in &stats.embeddings {
@@ -153,7 +161,7 @@ impl StoreCommand {
         store: &Store,
         dataset: &Name,
         target: &std::path::Path,
-    ) -> Result<(), CliError> {
+    ) -> Result<Outcome, CliError> {
         let report = if target.extension().is_some_and(|ending| ending == "tar") {
             let unwritable = |error| CliError::Other(format!("{}: {error}", target.display()));
             let mut file = atomic::File::create(target).map_err(unwritable)?;
@@ -164,10 +172,13 @@ impl StoreCommand {
         } else {
             store.export(dataset, ExportTarget::Folder(target.to_owned()))?
         };
+        for fault in &report.left_out {
+            print::error(format_args!("{}: {}; left out", fault.place, fault.what));
+        }
         if self.json {
             print::json(&json!({
                 "samples": report.samples, "images": report.images,
-                "embeddings": report.embeddings,
+                "embeddings": report.embeddings, "left_out": report.left_out.len(),
             }));
         } else {
             print::line(format_args!(
@@ -178,7 +189,7 @@ impl StoreCommand {
                 target.display()
             ));
         }
-        Ok(())
+        Ok(if report.left_out.is_empty() { Outcome::Complete } else { Outcome::SomeFailed })
     }
 
     fn import(
@@ -188,7 +199,6 @@ impl StoreCommand {
         source: &std::path::Path,
     ) -> Result<Outcome, CliError> {
         let items = Import::open(source)?;
-        store.ensure_dataset(dataset)?;
         let (sender, receipts) = std::sync::mpsc::channel();
         let mut sent = 0_u64;
         for item in items {
@@ -196,7 +206,7 @@ impl StoreCommand {
             let sender = sender.clone();
             match item {
                 // Blocks while the writer is behind, so nothing piles up.
-                Ok(sample) => store.add_sample(dataset, sample, move |receipt| {
+                Ok(sample) => store.add_sample_making(dataset, sized(sample), move |receipt| {
                     let _ = sender.send(receipt.map(|receipt| receipt.outcome));
                 }),
                 Err(error) => {
@@ -226,4 +236,15 @@ impl StoreCommand {
         }
         Ok(if refused == 0 { Outcome::Complete } else { Outcome::SomeFailed })
     }
+}
+
+/// Notes how large the photograph is, which a folder of photographs does not say.
+fn sized(mut sample: NewSample) -> NewSample {
+    if let Some(image) = &sample.image
+        && sample.width.min(sample.height) == 0
+        && let Ok(size) = vision::size(image, &Limits::default())
+    {
+        (sample.width, sample.height) = size;
+    }
+    sample
 }

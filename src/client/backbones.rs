@@ -103,8 +103,24 @@ impl Client {
     /// # Errors
     /// As the device answers.
     pub async fn delete_backbone(&self, id: &str) -> Result<(), ClientError> {
-        let request = self.request(DeleteBackboneRequest { backbone: id.to_owned() });
-        self.backbones().delete_backbone(request).await?;
+        self.delete_backbone_and(id, false).await
+    }
+
+    /// As [`Client::delete_backbone`], with the embeddings that it made of stored samples.
+    ///
+    /// # Errors
+    /// As [`Client::delete_backbone`]; a backbone that is not loaded.
+    pub async fn delete_backbone_with_embeddings(&self, id: &str) -> Result<(), ClientError> {
+        self.delete_backbone_and(id, true).await
+    }
+
+    async fn delete_backbone_and(
+        &self,
+        id: &str,
+        delete_embeddings: bool,
+    ) -> Result<(), ClientError> {
+        let request = DeleteBackboneRequest { backbone: id.to_owned(), delete_embeddings };
+        self.backbones().delete_backbone(self.request(request)).await?;
         Ok(())
     }
 }

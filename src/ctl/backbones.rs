@@ -46,6 +46,10 @@ enum Action {
     Delete {
         /// The backbone's id.
         id: String,
+        /// Delete the embeddings that it made of samples as well, and samples of which nothing else
+        /// is stored.
+        #[arg(long)]
+        with_embeddings: bool,
     },
 }
 
@@ -115,7 +119,12 @@ impl Backbones {
             Some(Action::Upload(upload)) => self.one(upload.run(client).await?.as_ref()),
             Some(Action::Load { id }) => self.one(client.load_backbone(id).await?.as_ref()),
             Some(Action::Unload { id }) => self.one(client.unload_backbone(id).await?.as_ref()),
-            Some(Action::Delete { id }) => client.delete_backbone(id).await?,
+            Some(Action::Delete { id, with_embeddings: false }) => {
+                client.delete_backbone(id).await?;
+            }
+            Some(Action::Delete { id, with_embeddings: true }) => {
+                client.delete_backbone_with_embeddings(id).await?;
+            }
         }
         Ok(Outcome::Complete)
     }

@@ -10,6 +10,7 @@ mod explanation;
 mod heads;
 mod output;
 mod predict;
+mod push;
 mod report;
 mod samples;
 mod settings;

@@ -2,28 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use indicatif::ProgressBar;
 use serde_json::json;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
+use super::push::Push;
 use super::settings::Configure;
-use super::{Outcome, batch, output, report};
+use super::{Outcome, output, report};
 use crate::client::messages::{
-    Dataset, DeleteSamplesRequest, GetSampleRequest, Labels, ListSamplesRequest, NewSample,
-    PredictRequest, Sample, SampleFilter, SampleOrigin, StreamSamplesRequest, UpdateSampleRequest,
-    image, new_sample,
+    Dataset, DeleteSamplesRequest, GetSampleRequest, Labels, ListSamplesRequest, Sample,
+    SampleFilter, SampleOrigin, UpdateSampleRequest, image,
 };
-use crate::client::{Client, ClientError, ErrorKind, Picture};
-use crate::terminal;
-
-/// Pictures that are read ahead of the connection.
-const READ_AHEAD: usize = 16;
-/// How often a cut connection is taken up again without a single sample getting through.
-const ATTEMPTS: u32 = 8;
+use crate::client::{Client, ClientError, ErrorKind};
 
 #[derive(Args, Debug)]
 pub struct Samples {
@@ -102,22 +92,17 @@ enum Action {
     },
 }
 
-#[derive(Args, Debug)]
-struct Push {
-    /// A folder with a folder per class in it.
-    folder: PathBuf,
-    /// The dataset on the device; made where it does not exist.
-    #[arg(long)]
-    dataset: String,
-}
-
 impl Samples {
     pub async fn run(self, client: &Client) -> Result<Outcome, ClientError> {
         match &self.action {
             Action::Push(push) => return push.run(client, self.json).await,
             Action::Datasets => self.datasets(&client.list_datasets().await?),
             Action::Configure(configure) => {
-                self.datasets(configure.run(client).await?.as_slice());
+                let configured = configure.run(client).await?;
+                self.datasets(configured.as_slice());
+                for dataset in configured.iter().filter(|_| !self.json) {
+                    describe(dataset);
+                }
             }
             Action::List { dataset, label, unlabelled, captured } => {
                 let mut filter = filter(dataset, label, *unlabelled);
@@ -142,6 +127,7 @@ impl Samples {
                 report::show(&report, dataset, self.json);
             }
             Action::Delete { dataset, label, all, ids } => {
+                check_ids(client, dataset, ids).await?;
                 let filter = SampleFilter { ids: ids.clone(), ..filter(dataset, label, false) };
                 let request = DeleteSamplesRequest {
                     filter: Some(filter),
@@ -229,7 +215,7 @@ impl Samples {
         let labels = sample.labels.join(", ");
         let thought = sample.captured.as_ref().map(|thought| {
             let percent = 100.0 * thought.probability;
-            format!("{} thought {}, {percent:.0} %", thought.head, thought.label)
+            format!("  ({} thought {}, {percent:.0} %)", thought.head, thought.label)
         });
         output::line(format_args!(
             "{}  {split}  {labels}{}",
@@ -237,6 +223,54 @@ impl Samples {
             thought.unwrap_or_default()
         ));
     }
+}
+
+/// Refuses to delete where an id names no sample: it is likely a slip.
+async fn check_ids(client: &Client, dataset: &str, ids: &[String]) -> Result<(), ClientError> {
+    for asked in ids.chunks(1000) {
+        let filter = SampleFilter { ids: asked.to_vec(), ..filter(dataset, &[], false) };
+        let request = ListSamplesRequest {
+            filter: Some(filter),
+            page_size: Some(1000),
+            ..ListSamplesRequest::default()
+        };
+        let found = client.list_samples(request).await?.samples;
+        if let Some(id) = asked.iter().find(|id| found.iter().all(|sample| sample.id != **id)) {
+            let problem = format!("dataset {dataset} has no sample {id:?}; none was deleted");
+            return Err(ClientError::local(ErrorKind::NotFound, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Says what is set, for a person.
+fn describe(dataset: &Dataset) {
+    let settings = settings(dataset);
+    let text = |key: &str| settings[key].as_str().unwrap_or_default().replace('_', " ");
+    let limit = |key: &str, unit: &str| match settings[key].as_u64() {
+        Some(most) if most > 0 => format!("{most} {unit}"),
+        _ => format!("any number of {unit}"),
+    };
+    output::line(format_args!("keeps {}", text("keep")));
+    output::line(format_args!(
+        "at most {} and {}; when full: {}",
+        limit("max_samples", "samples"),
+        limit("max_bytes", "bytes"),
+        text("when_full")
+    ));
+    let capture = dataset.settings.clone().unwrap_or_default().capture;
+    let Some(capture) = capture else {
+        output::line("captures nothing");
+        return;
+    };
+    let head = if capture.head.is_empty() { "any head" } else { &capture.head };
+    let unknown = if capture.unknown() { " or as unknown" } else { "" };
+    output::line(format_args!(
+        "captures what {head} answers with at most {}{unknown}: {} an hour, {} waiting at most",
+        capture.maximum_probability(),
+        capture.hourly_budget(),
+        capture.total_budget()
+    ));
 }
 
 async fn picture(client: &Client, dataset: &str, id: &str, file: &Path) -> Result<(), ClientError> {
@@ -281,146 +315,4 @@ fn filter(dataset: &str, labels: &[String], unlabelled: bool) -> SampleFilter {
         unlabelled,
         ..SampleFilter::default()
     }
-}
-
-/// What is left to send: by id, the class and the file.
-type Left = BTreeMap<String, (String, PathBuf)>;
-
-impl Push {
-    async fn run(&self, client: &Client, json: bool) -> Result<Outcome, ClientError> {
-        let mut left = self.find()?;
-        let total = left.len();
-        let bar = batch::progress_bar(total as u64, "samples");
-        let (mut refused, mut duplicates, mut fruitless) = (0, 0, 0);
-        while !left.is_empty() {
-            let before = left.len();
-            let ended =
-                self.stream(client, &mut left, &bar, json, &mut refused, &mut duplicates).await;
-            fruitless = if left.len() < before { 0 } else { fruitless + 1 };
-            match ended {
-                // What was not acknowledged is sent again; ids make that harmless.
-                Err(error) if error.is_temporary() && fruitless < ATTEMPTS => {
-                    bar.println(format!("{error}; trying again"));
-                    tokio::time::sleep(Duration::from_millis(250 << fruitless.min(5))).await;
-                }
-                Err(error) => return Err(error),
-                Ok(()) if fruitless >= ATTEMPTS => {
-                    let problem = "the device ends the stream without answering";
-                    return Err(ClientError::local(ErrorKind::Internal, problem));
-                }
-                Ok(()) => {}
-            }
-        }
-        bar.finish_and_clear();
-        let stored = total - refused;
-        if json {
-            output::json_line(&json!({
-                "dataset": self.dataset,
-                "stored": stored,
-                "duplicates": duplicates,
-                "refused": refused,
-            }));
-        } else {
-            output::line(format_args!(
-                "{stored} samples are in {}, {duplicates} of them were before; {refused} refused",
-                self.dataset
-            ));
-        }
-        Ok(if refused == 0 { Outcome::Complete } else { Outcome::SomeFailed })
-    }
-
-    /// The pictures of the class folders; a sample's id is `class/file`.
-    fn find(&self) -> Result<Left, ClientError> {
-        let local = |problem: String| ClientError::local(ErrorKind::InvalidArgument, problem);
-        let entries = std::fs::read_dir(&self.folder)
-            .map_err(|error| local(format!("{}: {error}", self.folder.display())))?;
-        let mut left = Left::new();
-        for class in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
-            let label = class.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            for file in terminal::pictures_in(&class) {
-                let name = file.file_name().unwrap_or_default().to_string_lossy();
-                left.insert(format!("{label}/{name}"), (label.clone(), file));
-            }
-        }
-        if left.is_empty() {
-            return Err(local(format!(
-                "{} has no pictures in folders named after their class (FOLDER/CLASS/PICTURE.jpg)",
-                self.folder.display()
-            )));
-        }
-        Ok(left)
-    }
-
-    /// Sends what is left over one stream and takes out what was answered.
-    async fn stream(
-        &self,
-        client: &Client,
-        left: &mut Left,
-        bar: &ProgressBar,
-        json: bool,
-        refused: &mut usize,
-        duplicates: &mut usize,
-    ) -> Result<(), ClientError> {
-        let (sender, items) = mpsc::channel(READ_AHEAD);
-        let (dataset, sending) = (self.dataset.clone(), left.clone());
-        // Pictures are read as the device takes them; the task ends when the stream does.
-        let reader = tokio::spawn(async move {
-            let mut unreadable = Vec::new();
-            for (id, (label, file)) in sending {
-                match item(&dataset, &id, label, &file).await {
-                    Ok(item) => {
-                        if sender.send(item).await.is_err() {
-                            break;
-                        }
-                    }
-                    Err(error) => unreadable.push((id, file, error)),
-                }
-            }
-            unreadable
-        });
-        let mut answers = client.stream_samples(ReceiverStream::new(items)).await?;
-        let mut failed = |left: &mut Left, id: &str, error: &ClientError| {
-            if let Some((_, file)) = left.remove(id) {
-                *refused += 1;
-                bar.inc(1);
-                bar.suspend(|| output::failure(&file, error, json));
-            }
-        };
-        while let Some((id, result)) = answers.next().await? {
-            match result {
-                Ok(stored) => {
-                    *duplicates += usize::from(stored.duplicate);
-                    if left.remove(&id).is_some() {
-                        bar.inc(1);
-                    }
-                }
-                // There will be room later: it stays among what is left.
-                Err(error) if error.kind == ErrorKind::Unavailable => {}
-                Err(error) => failed(left, &id, &error),
-            }
-        }
-        for (id, _, error) in reader.await.unwrap_or_default() {
-            failed(left, &id, &error);
-        }
-        Ok(())
-    }
-}
-
-async fn item(
-    dataset: &str,
-    id: &str,
-    label: String,
-    file: &Path,
-) -> Result<StreamSamplesRequest, ClientError> {
-    let request = PredictRequest::from(Picture::from_file(file).await?);
-    Ok(StreamSamplesRequest {
-        correlation_id: id.to_owned(),
-        sample: Some(NewSample {
-            dataset: dataset.to_owned(),
-            id: id.to_owned(),
-            labels: vec![label],
-            content: request.image.map(new_sample::Content::Image),
-            ..NewSample::default()
-        }),
-    })
 }

@@ -242,7 +242,10 @@ fn of_backbone(error: &BackboneError) -> Problem {
 fn of_learning(error: LearningError, picture: &str) -> Problem {
     let text = error.to_string();
     match error {
-        LearningError::Store(error) => of_store(&error),
+        // Other fields stand beside the picture's.
+        LearningError::Store(error) => {
+            of_store(&error, picture.strip_suffix("image").unwrap_or(""))
+        }
         LearningError::Engine(error) => of_engine(error, picture),
         LearningError::Train(_) => Problem::new(Code::FailedPrecondition, "TRAINING", text),
         LearningError::Head(error) => of_head(&error),
@@ -271,11 +274,12 @@ fn of_learning(error: LearningError, picture: &str) -> Problem {
     }
 }
 
-fn of_store(error: &StoreError) -> Problem {
+/// `beside` is how the paths of the request's fields begin.
+fn of_store(error: &StoreError, beside: &str) -> Problem {
     let problem = |code, reason| Problem::new(code, reason, error.to_string());
     match error {
         StoreError::Invalid { field, .. } => {
-            problem(Code::InvalidArgument, "FIELD").at(&format!("sample.{field}"))
+            problem(Code::InvalidArgument, "FIELD").at(&format!("{beside}{field}"))
         }
         StoreError::UnknownDataset(_)
         | StoreError::UnknownSample { .. }

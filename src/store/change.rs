@@ -3,6 +3,7 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::error::{Result, StoreError};
+use super::key::{DatasetNumber, SampleKey};
 use super::open::Store;
 use super::query::{self, Filter};
 use super::reserve::Pace;
@@ -67,6 +68,8 @@ impl Store {
             new.note = change.note.unwrap_or(new.note);
             new.pinned = change.pinned.unwrap_or(new.pinned);
             rewrite(session, &old, &new)?;
+            // The text that was replaced leaves the log with the next idle moment, as if deleted.
+            session.effects.erase |= old.labels != new.labels || old.note != new.note;
             Ok(new)
         })
     }
@@ -168,5 +171,30 @@ pub(super) fn remove(session: &mut Session<'_>, sample: &Sample) -> Result<()> {
     session.ledger().remove(sample, sample::id_hash(sample.key.dataset(), &sample.id))?;
     session.effects.unlinked.extend(file.flatten());
     session.effects.erase = true;
+    Ok(())
+}
+
+/// Removes every row of a dataset whose samples have all been removed but for those that cannot be
+/// read.
+pub(super) fn remove_damaged(session: &mut Session<'_>, dataset: DatasetNumber) -> Result<()> {
+    let (first, last) = (SampleKey::before(dataset).0 + 1, SampleKey::last(dataset).0);
+    let connection = session.connection;
+    let mut images = connection
+        .prepare_cached("DELETE FROM images WHERE key BETWEEN ?1 AND ?2 RETURNING file")?;
+    let mut rows = images.query([first, last])?;
+    while let Some(row) = rows.next()? {
+        session.effects.unlinked.extend(row.get::<_, Option<String>>(0)?);
+    }
+    let backbones: Vec<_> = session.ledger().backbones().iter().map(|b| b.number).collect();
+    for backbone in backbones {
+        let offset = SampleKey::embedding_offset(backbone);
+        connection
+            .prepare_cached("DELETE FROM embeddings WHERE key BETWEEN ?1 AND ?2")?
+            .execute([first + offset, last + offset])?;
+    }
+    let removed = connection
+        .prepare_cached("DELETE FROM samples WHERE key BETWEEN ?1 AND ?2")?
+        .execute([first, last])?;
+    session.effects.erase |= removed > 0;
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! Datasets: named collections of samples with a policy on what is kept and how much.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use super::change::Deletion;
+use super::change::{self, Deletion};
 use super::error::{Result, StoreError};
 use super::head::check_json;
-use super::key::DatasetNumber;
+use super::key::{DatasetNumber, SampleKey};
 use super::open::Store;
-use super::query::Filter;
+use super::query::{self, Filter};
 use super::writer::{Session, Urgency};
 use crate::base::clock::{self, Timestamp};
 use crate::base::name::Name;
@@ -172,14 +172,14 @@ impl Store {
     fn delete_if_empty(&self, name: &Name) -> Result<bool> {
         let target = name.clone();
         self.write(Urgency::Now, move |session| {
-            let (number, left) = {
-                let ledger = session.ledger();
-                let state = ledger.dataset(&target)?;
-                (state.dataset.number, state.samples)
-            };
-            if left > 0 {
+            let number = session.ledger().dataset(&target)?.dataset.number;
+            let first = SampleKey::before(number);
+            let all = Filter::default();
+            if !query::list(session.connection, number, &all, first, 1)?.is_empty() {
                 return Ok(false);
             }
+            // What is left cannot be read any more, but it is to be gone as well.
+            change::remove_damaged(session, number)?;
             session.connection.execute("DELETE FROM datasets WHERE number = ?1", [number])?;
             session.ledger().remove_dataset(number);
             Ok(true)
@@ -187,17 +187,25 @@ impl Store {
     }
 }
 
-fn create(session: &mut Session<'_>, name: &Name, settings: DatasetSettings) -> Result<Dataset> {
+pub(super) fn create(
+    session: &mut Session<'_>,
+    name: &Name,
+    settings: DatasetSettings,
+) -> Result<Dataset> {
     if session.ledger().dataset(name).is_ok() {
         return Err(StoreError::DatasetExists(name.clone()));
     }
-    let newest: Option<i64> = session
-        .connection
-        .query_row("SELECT max(number) FROM datasets", [], |row| row.get(0))
-        .optional()?
-        .flatten();
-    let number = DatasetNumber::try_from(newest.unwrap_or(0) + 1)
-        .map_err(|_| StoreError::invalid("dataset", "a store holds at most 65,535 datasets"))?;
+    // A number that was given is not given again: a head may remember keys of the deleted dataset.
+    let number: i64 = session.connection.query_row(
+        "UPDATE counters SET value = value + 1 WHERE name = 'datasets' RETURNING value",
+        [],
+        |row| row.get(0),
+    )?;
+    let number = DatasetNumber::try_from(number).map_err(|_| {
+        let reason =
+            "a store can make 65,535 datasets and has: export what is needed into a new one";
+        StoreError::invalid("dataset", reason)
+    })?;
     let dataset = Dataset { name: name.clone(), settings, created_at: clock::now(), number };
     let settings = &dataset.settings;
     session.connection.execute(
@@ -234,8 +242,8 @@ fn clamp(limit: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Reads all datasets; for the ledger.
-pub(super) fn load(connection: &Connection) -> Result<Vec<Dataset>> {
+/// Reads all datasets, each of which may be damaged; for the ledger.
+pub(super) fn load(connection: &Connection) -> Result<Vec<Result<Dataset>>> {
     let mut statement = connection.prepare(
         "SELECT number, name, keep, held_out_share, max_samples, max_bytes, when_full, created_at,
          capture FROM datasets",
@@ -243,7 +251,7 @@ pub(super) fn load(connection: &Connection) -> Result<Vec<Dataset>> {
     let mut rows = statement.query([])?;
     let mut datasets = Vec::new();
     while let Some(row) = rows.next()? {
-        datasets.push(from_row(row)?);
+        datasets.push(from_row(row));
     }
     Ok(datasets)
 }

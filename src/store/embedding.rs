@@ -9,7 +9,8 @@ use super::error::{Result, StoreError};
 use super::key::{BackboneNumber, SampleKey};
 use super::ledger::Backbone;
 use super::open::Store;
-use super::sample::{Sample, Split, first_eight, labels_from_json};
+use super::query::sound;
+use super::sample::{COLUMN_COUNT, COLUMNS, Sample, Split, first_eight};
 use super::writer::{Session, Urgency};
 use crate::base::digest::Digest;
 use crate::base::name::Name;
@@ -61,6 +62,11 @@ pub(super) fn checksum(bytes: &[u8]) -> i64 {
     first_eight(Digest::of(bytes))
 }
 
+/// Whether the halves are those that were written.
+pub(super) fn is_sound(bytes: &[u8], width: usize, expected: i64) -> bool {
+    bytes.len() == width * 2 && checksum(bytes) == expected
+}
+
 /// The backbone's number, given on its first embedding. All its embeddings have one width.
 pub(super) fn backbone(session: &Session<'_>, digest: Digest, width: usize) -> Result<Backbone> {
     if let Some(known) = session.ledger().backbone(digest) {
@@ -106,6 +112,9 @@ fn put_later(session: &Session<'_>, sample: &Sample, halves: &Halves) -> Result<
         .connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM embeddings WHERE key = ?1)")?
         .query_row([sample.key.embedding(backbone.number)], |row| row.get(0))?;
+    if !replaced {
+        check_room(session, sample, halves.bytes.len() as u64)?;
+    }
     put(session, sample.key, halves)?;
     if !replaced {
         let mut larger = sample.clone();
@@ -113,6 +122,22 @@ fn put_later(session: &Session<'_>, sample: &Sample, halves: &Halves) -> Result<
         change::rewrite(session, sample, &larger)?;
     }
     Ok(())
+}
+
+/// Refuses an embedding that does not fit into the quota, whatever that says on samples: none that a
+/// person labelled makes room for what can be computed again.
+fn check_room(session: &Session<'_>, sample: &Sample, bytes: u64) -> Result<()> {
+    let ledger = session.ledger();
+    let Some(state) = ledger.datasets().find(|s| s.dataset.number == sample.key.dataset()) else {
+        return Ok(());
+    };
+    match state.dataset.settings.quota.max_bytes {
+        Some(most) if state.bytes.saturating_add(bytes) > most => Err(StoreError::QuotaExceeded {
+            dataset: state.dataset.name.clone(),
+            limit: format!("{most} bytes"),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// A sample that takes part in training.
@@ -147,6 +172,7 @@ pub struct EmbeddingBlocks<'a> {
     after: SampleKey,
     last: SampleKey,
     rows: usize,
+    damaged: u64,
 }
 
 impl EmbeddingBlocks<'_> {
@@ -162,37 +188,42 @@ impl EmbeddingBlocks<'_> {
         };
         let held_out = self.split.map(|split| split == Split::HeldOut);
         self.store.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT s.key, s.id, s.labels, s.held_out, s.weight, e.checksum, e.halves
-                 FROM samples s CROSS JOIN embeddings e ON e.key = s.key + ?1
-                 WHERE s.key > ?2 AND s.key <= ?3 AND (?4 IS NULL OR s.held_out = ?4)
-                 ORDER BY s.key LIMIT ?5",
-            )?;
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS}, embeddings.checksum, embeddings.halves
+                 FROM samples CROSS JOIN embeddings ON embeddings.key = samples.key + ?1
+                 WHERE samples.key > ?2 AND samples.key <= ?3
+                 AND (?4 IS NULL OR samples.held_out = ?4) ORDER BY samples.key"
+            ))?;
             let offset = SampleKey::embedding_offset(backbone.number);
-            let rows = self.rows as i64;
-            let mut rows =
-                statement.query(params![offset, self.after.0, self.last.0, held_out, rows])?;
-            while let Some(row) = rows.next()? {
+            let mut rows = statement.query(params![offset, self.after.0, self.last.0, held_out])?;
+            while block.samples.len() < self.rows
+                && let Some(row) = rows.next()?
+            {
                 self.after = SampleKey(row.get(0)?);
-                let damaged = || StoreError::Corrupt(format!("embedding of row {}", self.after.0));
-                let bytes = row.get_ref(6)?.as_blob().map_err(|_| damaged())?;
-                if bytes.len() != backbone.width * 2 || checksum(bytes) != row.get::<_, i64>(5)? {
-                    return Err(damaged());
+                // The same checks as everywhere: a label that was not written is not learnt.
+                let Some(sample) = sound(Sample::from_row(row))? else {
+                    self.damaged += 1;
+                    continue;
+                };
+                let bytes = row.get_ref(COLUMN_COUNT + 1)?.as_blob().unwrap_or_default();
+                if !is_sound(bytes, backbone.width, row.get(COLUMN_COUNT)?) {
+                    self.damaged += 1;
+                    continue;
                 }
                 block.values.extend(
                     bytes.as_chunks().0.iter().map(|half: &[u8; 2]| f16::from_le_bytes(*half)),
                 );
-                let labels = row.get_ref(2)?.as_str().map_err(|_| damaged())?;
-                block.samples.push(EmbeddedSample {
-                    id: row.get(1)?,
-                    labels: labels_from_json(labels).ok_or_else(damaged)?,
-                    split: if row.get(3)? { Split::HeldOut } else { Split::Train },
-                    weight: row.get(4)?,
-                });
+                let Sample { id, labels, split, weight, .. } = sample;
+                block.samples.push(EmbeddedSample { id, labels, split, weight });
             }
             Ok(())
         })?;
         Ok(block)
+    }
+
+    /// Samples so far that were left out, because row or embedding are not as they were written.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
     }
 }
 
@@ -202,7 +233,14 @@ impl Iterator for EmbeddingBlocks<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let backbone = self.backbone?;
         match self.next_block(backbone) {
-            Ok(block) if block.samples.is_empty() => None,
+            Ok(block) if block.samples.is_empty() => {
+                if self.damaged > 0 {
+                    let samples = self.damaged;
+                    tracing::warn!(samples, "left out as damaged; see `graftd store verify`");
+                }
+                self.backbone = None;
+                None
+            }
             Ok(block) => Some(Ok(block)),
             Err(error) => {
                 self.backbone = None; // an iterator that failed has ended
@@ -217,7 +255,8 @@ impl Store {
     /// `rows` a block (at least 1), of both splits or one.
     ///
     /// # Errors
-    /// [`StoreError::UnknownDataset`]; a block can fail with [`StoreError::Corrupt`].
+    /// [`StoreError::UnknownDataset`]; a block can fail with [`StoreError::Corrupt`] where the
+    /// database's structure is damaged. Damaged samples are left out and counted.
     pub fn embeddings(
         &self,
         dataset: &Name,
@@ -234,6 +273,7 @@ impl Store {
             after: SampleKey::before(number),
             last: SampleKey::last(number),
             rows: rows.max(1),
+            damaged: 0,
         })
     }
 
@@ -274,7 +314,8 @@ impl Store {
     /// Adds or replaces what one backbone made of a stored sample.
     ///
     /// # Errors
-    /// [`StoreError::UnknownSample`], also when the sample's content is no longer `content`.
+    /// [`StoreError::UnknownSample`], also when the sample's content is no longer `content`;
+    /// [`StoreError::QuotaExceeded`] where one more embedding does not fit.
     pub fn put_embedding(
         &self,
         dataset: &Name,
@@ -367,17 +408,18 @@ fn without_embedding(
     limit: usize,
 ) -> Result<Vec<Sample>> {
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {} FROM samples JOIN images ON images.key = samples.key AND images.thumbnail = 0
+        "SELECT {COLUMNS} FROM samples
+         JOIN images ON images.key = samples.key AND images.thumbnail = 0
          WHERE samples.key > ?1 AND samples.key <= ?2
          AND NOT EXISTS (SELECT 1 FROM embeddings WHERE embeddings.key = samples.key + ?3)
-         ORDER BY samples.key LIMIT ?4",
-        super::sample::COLUMNS
+         ORDER BY samples.key"
     ))?;
-    let mut rows =
-        statement.query(params![after.0, SampleKey::last(number).0, offset, limit as i64])?;
+    let mut rows = statement.query(params![after.0, SampleKey::last(number).0, offset])?;
     let mut samples = Vec::new();
-    while let Some(row) = rows.next()? {
-        samples.push(Sample::from_row(row)?);
+    while samples.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        samples.extend(sound(Sample::from_row(row))?);
     }
     Ok(samples)
 }

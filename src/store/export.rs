@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! samples.jsonl               one sample a line: id, labels, split, file, ...
-//! images/<label>/<id>.<type>  a folder per class; `_unlabelled` for samples without label
+//! images/<label>/<id>.<type>  a folder per class; `_unlabelled` for samples without label; long
+//!                             names are cut
 //! embeddings/<sha256>.npy     float16, one row for each sample that names a row in it
 //! ```
 
@@ -12,20 +13,22 @@ use std::fs;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::PathBuf;
 
-use rusqlite::{Connection, OptionalExtension, Rows};
+use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
 
+use super::embedding;
 use super::error::{Result, StoreError};
 use super::image::StoredImage;
 use super::key::{DatasetNumber, SampleKey};
 use super::ledger::Backbone;
 use super::open::Store;
-use super::query::{self, Filter};
-use super::sample::{Sample, Split};
+use super::sample::{COLUMNS, Sample, Split, first_eight};
+use super::verify::Fault;
+use crate::base::digest::Digest;
 use crate::base::name::Name;
 
-/// Samples read from the database at once.
-const PAGE: usize = 256;
+/// Longest text within a path's component, in bytes; file systems take 255, some less.
+const MAX_COMPONENT: usize = 120;
 
 /// Where an export goes.
 pub enum ExportTarget<'a> {
@@ -36,7 +39,7 @@ pub enum ExportTarget<'a> {
 }
 
 /// What an export wrote.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExportReport {
     /// Lines of `samples.jsonl`.
     pub samples: u64,
@@ -44,25 +47,30 @@ pub struct ExportReport {
     pub images: u64,
     /// Rows of all `.npy` files.
     pub embeddings: u64,
+    /// What was left out, because it is not as it was written.
+    pub left_out: Vec<Fault>,
 }
 
 impl Store {
-    /// Writes a dataset out as it is at this moment.
+    /// Writes a dataset out as it is at this moment. What is damaged is left out and told.
     ///
     /// # Errors
-    /// [`StoreError::UnknownDataset`], [`StoreError::Io`] of the target, [`StoreError::Corrupt`].
+    /// [`StoreError::UnknownDataset`], [`StoreError::Io`] of the target, [`StoreError::Corrupt`] where
+    /// the database's structure is damaged.
     pub fn export(&self, dataset: &Name, target: ExportTarget<'_>) -> Result<ExportReport> {
         let number = self.dataset(dataset)?.number;
         let backbones = self.ledger().backbones().to_vec();
         let mut sink = Sink::open(target)?;
         let report = self.read(|connection| {
             let mut report = ExportReport::default();
+            let mut rows: Vec<_> = backbones.iter().map(|&b| EmbeddingRows::of(b)).collect();
             let lines =
-                self.export_samples(connection, number, &backbones, &mut sink, &mut report)?;
+                self.export_samples(connection, number, &mut rows, &mut sink, &mut report)?;
             let length = lines.metadata().map_err(|e| sink.error(e))?.len();
             sink.put("samples.jsonl", length, &mut BufReader::new(lines))?;
-            for backbone in &backbones {
-                report.embeddings += export_embeddings(connection, number, backbone, &mut sink)?;
+            for rows in rows.into_iter().filter(|rows| !rows.keys.is_empty()) {
+                report.embeddings += rows.keys.len() as u64;
+                rows.export(connection, &mut sink)?;
             }
             Ok(report)
         })?;
@@ -74,56 +82,79 @@ impl Store {
         &self,
         connection: &Connection,
         number: DatasetNumber,
-        backbones: &[Backbone],
+        embeddings: &mut [EmbeddingRows],
         sink: &mut Sink<'_>,
         report: &mut ExportReport,
     ) -> Result<fs::File> {
         // A tar needs a file's length before its content, so the lines wait on the disk.
         let mut lines = BufWriter::new(tempfile::tempfile().map_err(|e| sink.error(e))?);
-        let mut next_rows = vec![0_u64; backbones.len()];
-        let mut after = SampleKey::before(number);
-        loop {
-            let page = query::list(connection, number, &Filter::default(), after, PAGE)?;
-            let Some(last) = page.last() else { break };
-            after = last.key;
-            for sample in &page {
-                let mut rows = serde_json::Map::new();
-                for (backbone, next) in backbones.iter().zip(&mut next_rows) {
-                    if has_embedding(connection, sample.key, backbone)? {
-                        rows.insert(backbone.digest.to_string(), json!(*next));
-                        *next += 1;
-                    }
+        let mut statement = connection.prepare(&format!(
+            "SELECT {COLUMNS} FROM samples WHERE key > ?1 AND key <= ?2 ORDER BY key"
+        ))?;
+        let mut stored =
+            statement.query([SampleKey::before(number).0, SampleKey::last(number).0])?;
+        while let Some(row) = stored.next()? {
+            let sample = match Sample::from_row(row) {
+                Ok(sample) => sample,
+                Err(error) => {
+                    report.leave_out("samples".to_owned(), &error);
+                    continue;
                 }
-                let file = self.export_image(connection, sample, sink)?;
-                report.images += u64::from(file.is_some());
-                report.samples += 1;
-                let line = describe(sample, file.as_deref(), &rows);
-                writeln!(lines, "{line}").map_err(|e| sink.error(e))?;
+            };
+            let place = |what| format!("{what} of sample {:?}", sample.id);
+            let mut rows = serde_json::Map::new();
+            for embedding in &mut *embeddings {
+                match embedding.enter(connection, sample.key) {
+                    Ok(None) => {}
+                    Ok(Some(at)) => {
+                        rows.insert(embedding.backbone.digest.to_string(), json!(at));
+                    }
+                    Err(error) => report.leave_out(place("embedding"), &error),
+                }
             }
+            let file = match self.load_image(connection, &sample) {
+                Ok(None) => None,
+                Ok(Some(bytes)) => Some(write_image(&sample, &bytes, sink)?),
+                Err(error) => {
+                    report.leave_out(place("image"), &error);
+                    None
+                }
+            };
+            if file.is_none() && rows.is_empty() {
+                continue; // all that it consisted of is damaged and told
+            }
+            report.images += u64::from(file.is_some());
+            report.samples += 1;
+            let line = describe(&sample, file.as_deref(), &rows);
+            writeln!(lines, "{line}").map_err(|e| sink.error(e))?;
         }
         let mut lines = lines.into_inner().map_err(|e| sink.error(e.into_error()))?;
         lines.rewind().map_err(|e| sink.error(e))?;
         Ok(lines)
     }
 
-    fn export_image(
-        &self,
-        connection: &Connection,
-        sample: &Sample,
-        sink: &mut Sink<'_>,
-    ) -> Result<Option<String>> {
+    fn load_image(&self, connection: &Connection, sample: &Sample) -> Result<Option<Vec<u8>>> {
         let stored = connection
             .prepare_cached("SELECT length, sha256, file, bytes FROM images WHERE key = ?1")?
             .query_row([sample.key.0], |row| Ok(StoredImage::from_row(row, 0)))
             .optional()?;
-        let Some(stored) = stored else { return Ok(None) };
-        let bytes = stored?.load(self.folder())?;
-        let folder = sample.labels.first().map_or_else(|| "_unlabelled".to_owned(), |l| plain(l));
-        // The key keeps ids apart that are cut or look the same after escaping.
-        let id: String = plain(&sample.id).chars().take(120).collect();
-        let path = format!("images/{folder}/{:08}-{id}.{}", sample.key.sequence(), kind(&bytes));
-        sink.put(&path, bytes.len() as u64, &mut bytes.as_slice())?;
-        Ok(Some(path))
+        stored.map(|stored| stored?.load(self.folder())).transpose()
+    }
+}
+
+/// Writes a sample's image and returns its path.
+fn write_image(sample: &Sample, mut bytes: &[u8], sink: &mut Sink<'_>) -> Result<String> {
+    let folder = sample.labels.first().map_or_else(|| "_unlabelled".to_owned(), |l| plain(l));
+    // The key keeps ids apart that are cut or look the same after escaping.
+    let id = plain(&sample.id);
+    let path = format!("images/{folder}/{:08}-{id}.{}", sample.key.sequence(), kind(bytes));
+    sink.put(&path, bytes.len() as u64, &mut bytes)?;
+    Ok(path)
+}
+
+impl ExportReport {
+    fn leave_out(&mut self, place: String, error: &StoreError) {
+        self.left_out.push(Fault { place, what: error.to_string() });
     }
 }
 
@@ -142,6 +173,8 @@ fn describe(
         "taken_at": sample.taken_at.map(|at| at.0),
         "added_at": sample.added_at.0,
         "pinned": sample.pinned,
+        "origin": sample.origin.to_text(),
+        "prediction": sample.prediction,
         "width": sample.width,
         "height": sample.height,
         "content": sample.content.to_string(),
@@ -150,38 +183,41 @@ fn describe(
     })
 }
 
-fn has_embedding(connection: &Connection, key: SampleKey, backbone: &Backbone) -> Result<bool> {
-    Ok(connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM embeddings WHERE key = ?1)")?
-        .query_row([key.embedding(backbone.number)], |row| row.get(0))?)
+/// The embeddings of one backbone that become the rows of its `.npy` file.
+struct EmbeddingRows {
+    backbone: Backbone,
+    keys: Vec<i64>,
 }
 
-/// Writes one backbone's embeddings in NumPy's format, version 1.0.
-fn export_embeddings(
-    connection: &Connection,
-    number: DatasetNumber,
-    backbone: &Backbone,
-    sink: &mut Sink<'_>,
-) -> Result<u64> {
-    let first = SampleKey::before(number).0 + 1 + SampleKey::embedding_offset(backbone.number);
-    let last = SampleKey::last(number).embedding(backbone.number);
-    let count: i64 = connection.query_row(
-        "SELECT count(*) FROM embeddings WHERE key BETWEEN ?1 AND ?2",
-        [first, last],
-        |row| row.get(0),
-    )?;
-    let count = count.unsigned_abs();
-    if count == 0 {
-        return Ok(0);
+impl EmbeddingRows {
+    fn of(backbone: Backbone) -> Self {
+        Self { backbone, keys: Vec::new() }
     }
-    let header = npy_header(count, backbone.width);
-    let length = header.len() as u64 + count * backbone.width as u64 * 2;
-    let mut statement = connection
-        .prepare("SELECT halves FROM embeddings WHERE key BETWEEN ?1 AND ?2 ORDER BY key")?;
-    let rows = statement.query([first, last])?;
-    let path = format!("embeddings/{}.npy", backbone.digest);
-    sink.put(&path, length, &mut header.as_slice().chain(BlobReader { rows, rest: Vec::new() }))?;
-    Ok(count)
+
+    /// The row that the sample's embedding will be, if it has one.
+    fn enter(&mut self, connection: &Connection, key: SampleKey) -> Result<Option<usize>> {
+        let key = key.embedding(self.backbone.number);
+        let mut statement =
+            connection.prepare_cached("SELECT checksum, halves FROM embeddings WHERE key = ?1")?;
+        let mut rows = statement.query([key])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let halves = row.get_ref(1)?.as_blob().unwrap_or_default();
+        if !embedding::is_sound(halves, self.backbone.width, row.get(0)?) {
+            return Err(StoreError::Corrupt("its checksum".to_owned()));
+        }
+        self.keys.push(key);
+        Ok(Some(self.keys.len() - 1))
+    }
+
+    /// Writes NumPy's format, version 1.0.
+    fn export(self, connection: &Connection, sink: &mut Sink<'_>) -> Result<()> {
+        let count = self.keys.len() as u64;
+        let header = npy_header(count, self.backbone.width);
+        let length = header.len() as u64 + count * self.backbone.width as u64 * 2;
+        let path = format!("embeddings/{}.npy", self.backbone.digest);
+        let blobs = BlobReader { connection, keys: self.keys.into_iter(), rest: Vec::new() };
+        sink.put(&path, length, &mut header.as_slice().chain(blobs))
+    }
 }
 
 pub(super) fn npy_header(rows: u64, width: usize) -> Vec<u8> {
@@ -197,17 +233,22 @@ pub(super) fn npy_header(rows: u64, width: usize) -> Vec<u8> {
     header
 }
 
-/// The blobs of a query, one after the other.
+/// The embeddings with these keys, one after the other.
 struct BlobReader<'a> {
-    rows: Rows<'a>,
+    connection: &'a Connection,
+    keys: std::vec::IntoIter<i64>,
     rest: Vec<u8>,
 }
 
 impl Read for BlobReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.rest.is_empty() {
-            let Some(row) = self.rows.next().map_err(io::Error::other)? else { return Ok(0) };
-            self.rest = row.get(0).map_err(io::Error::other)?;
+            let Some(key) = self.keys.next() else { return Ok(0) };
+            let halves = self
+                .connection
+                .prepare_cached("SELECT halves FROM embeddings WHERE key = ?1")
+                .and_then(|mut statement| statement.query_row([key], |row| row.get(0)));
+            self.rest = halves.map_err(io::Error::other)?;
         }
         let length = buffer.len().min(self.rest.len());
         buffer[..length].copy_from_slice(&self.rest[..length]);
@@ -216,7 +257,9 @@ impl Read for BlobReader<'_> {
     }
 }
 
-/// Text as one component of a path: what is not plain becomes `%` and its hexadecimal digits.
+/// Text as one component of a path: what is not plain becomes `%` and its hexadecimal digits. What is
+/// then longer than file systems take is cut, and `~` with a digest of the whole keeps it apart from
+/// all others; `samples.jsonl` has the text itself.
 fn plain(text: &str) -> String {
     use std::fmt::Write as _;
     let mut name = String::new();
@@ -227,6 +270,10 @@ fn plain(text: &str) -> String {
         } else {
             let _ = write!(name, "%{byte:02X}"); // writing to a String cannot fail
         }
+    }
+    if name.len() > MAX_COMPONENT {
+        name.truncate(MAX_COMPONENT - 17);
+        let _ = write!(name, "~{:016x}", first_eight(Digest::of(text.as_bytes())));
     }
     name
 }

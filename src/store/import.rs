@@ -17,6 +17,8 @@ use crate::base::clock::Timestamp;
 const MAX_IMAGE_BYTES: u64 = 32 << 20;
 /// Longest line of `samples.jsonl`, in bytes.
 const MAX_LINE_BYTES: u64 = 1 << 20;
+/// Folders that may lie around what is to be imported.
+const MAX_LEADING: usize = 3;
 /// Endings that make a file of a class folder an image.
 const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
 
@@ -57,6 +59,7 @@ impl Import {
     }
 
     fn open_folder(root: &Path, unpacked: Option<tempfile::TempDir>) -> Result<Self> {
+        let root = &descend(root)?;
         let lines = root.join("samples.jsonl");
         let items = if lines.is_file() {
             let file = fs::File::open(&lines).map_err(|error| StoreError::io(&lines, error))?;
@@ -87,7 +90,10 @@ impl Import {
             note: text("note"),
             taken_at: value["taken_at"].as_i64().map(Timestamp),
             pinned: value["pinned"].as_bool().unwrap_or_default(),
-            origin: Origin::Import,
+            added_at: value["added_at"].as_i64().map(Timestamp),
+            // Lines of older exports do not say it.
+            origin: value["origin"].as_str().and_then(Origin::from_text).unwrap_or(Origin::Import),
+            prediction: value["prediction"].as_str().map(str::to_owned),
             width: number("width"),
             height: number("height"),
             ..NewSample::default()
@@ -144,17 +150,36 @@ impl Iterator for Import {
     }
 }
 
-/// The images of a folder per class, in the order of their paths.
-fn classes(root: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut files = Vec::new();
-    for entry in WalkDir::new(root).min_depth(2).max_depth(2).sort_by_file_name() {
-        let entry = entry.map_err(|error| StoreError::io(root, error.into()))?;
-        let ending = entry.path().extension().and_then(|e| e.to_str()).unwrap_or_default();
-        let class = entry.path().parent().and_then(Path::file_name).unwrap_or_default();
-        if entry.file_type().is_file() && ENDINGS.contains(&ending.to_ascii_lowercase().as_str()) {
-            files.push((class.to_string_lossy().into_owned(), entry.into_path()));
+/// The folder that holds what is to be imported: `root`, or what lies in it as its only folder, as
+/// after `tar cf trash.tar trash`.
+fn descend(root: &Path) -> Result<PathBuf> {
+    let mut root = root.to_owned();
+    for _ in 0..MAX_LEADING {
+        if root.join("samples.jsonl").is_file() || find_classes(&root).next().is_some() {
+            break;
+        }
+        let io = |error| StoreError::io(&root, error);
+        let entries =
+            fs::read_dir(&root).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
+        let mut folders = entries
+            .iter()
+            .filter(|entry| entry.path().is_dir() && !is_hidden(&entry.file_name()))
+            .map(fs::DirEntry::path);
+        match (folders.next(), folders.next()) {
+            (Some(only), None) => root = only,
+            _ => break,
         }
     }
+    Ok(root)
+}
+
+fn is_hidden(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// The images of a folder per class, in the order of their paths.
+fn classes(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let files = find_classes(root).collect::<Result<Vec<_>>>()?;
     if files.is_empty() {
         return Err(StoreError::invalid(
             root.display().to_string(),
@@ -162,6 +187,24 @@ fn classes(root: &Path) -> Result<Vec<(String, PathBuf)>> {
         ));
     }
     Ok(files)
+}
+
+fn find_classes(root: &Path) -> impl Iterator<Item = Result<(String, PathBuf)>> {
+    let entries = WalkDir::new(root).min_depth(1).max_depth(2).sort_by_file_name().into_iter();
+    let entries = entries.filter_entry(|entry| !is_hidden(entry.file_name()));
+    let failed = root.to_owned();
+    entries.filter_map(move |entry| {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(StoreError::io(&failed, error.into()))),
+        };
+        let ending = entry.path().extension().and_then(|e| e.to_str()).unwrap_or_default();
+        let class = entry.path().parent().and_then(Path::file_name).unwrap_or_default();
+        let is_image = entry.depth() == 2
+            && entry.file_type().is_file()
+            && ENDINGS.contains(&ending.to_ascii_lowercase().as_str());
+        is_image.then(|| Ok((class.to_string_lossy().into_owned(), entry.path().to_owned())))
+    })
 }
 
 fn read_image(path: &Path) -> Result<Vec<u8>> {

@@ -3,10 +3,10 @@
 //! On the caller's thread: checks, rounding to 16 bits, digests, and the file of a large image. On
 //! the writer's: is the id known, does it fit, three rows. The receipt leaves after COMMIT.
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::change;
-use super::dataset::{Dataset, Keep, WhenFull};
+use super::dataset::{self, Dataset, DatasetSettings, Keep, WhenFull};
 use super::embedding::{self, Halves, NewEmbedding};
 use super::error::{Result, StoreError};
 use super::head::check_json;
@@ -69,7 +69,8 @@ impl Store {
     where
         F: FnOnce(Result<Receipt>) + Send + 'static,
     {
-        match self.prepare(dataset, sample) {
+        let settings = self.dataset(dataset).map(|known| known.settings);
+        match settings.and_then(|settings| self.prepare(&settings, sample)) {
             Ok(prepared) => {
                 let dataset = dataset.clone();
                 self.submit(
@@ -82,13 +83,39 @@ impl Store {
         }
     }
 
+    /// As [`Store::add_sample`]. A dataset that does not exist is made together with its first sample,
+    /// with default settings; a sample that is refused makes none.
+    pub fn add_sample_making<F>(&self, dataset: &Name, sample: NewSample, done: F)
+    where
+        F: FnOnce(Result<Receipt>) + Send + 'static,
+    {
+        let known = self.dataset(dataset).map(|known| known.settings);
+        if !matches!(known, Err(StoreError::UnknownDataset(_))) {
+            return self.add_sample(dataset, sample, done);
+        }
+        match self.prepare(&DatasetSettings::default(), sample) {
+            Ok(prepared) => {
+                let dataset = dataset.clone();
+                let apply = move |session: &mut Session<'_>| {
+                    let missing = session.ledger().dataset(&dataset).is_err();
+                    if missing {
+                        dataset::create(session, &dataset, DatasetSettings::default())?;
+                    }
+                    insert(session, &dataset, prepared)
+                };
+                self.submit(Urgency::Batch, apply, done);
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
     /// Stores a sample and waits until it is durable.
     ///
     /// # Errors
     /// [`StoreError::SampleConflict`], [`StoreError::QuotaExceeded`], [`StoreError::Invalid`] or a
     /// failure of the medium; nothing was stored then.
     pub fn add_sample_and_wait(&self, dataset: &Name, sample: NewSample) -> Result<Receipt> {
-        let prepared = self.prepare(dataset, sample)?;
+        let prepared = self.prepare(&self.dataset(dataset)?.settings, sample)?;
         let dataset = dataset.clone();
         self.write(Urgency::Batch, move |session| insert(session, &dataset, prepared))
     }
@@ -105,18 +132,28 @@ impl Store {
         budget: CaptureBudget,
     ) -> Result<bool> {
         let captured = NewSample { origin: Origin::Capture, labels: Vec::new(), ..sample };
-        let prepared = self.prepare(dataset, captured)?;
+        let prepared = self.prepare(&self.dataset(dataset)?.settings, captured)?;
         let dataset = dataset.clone();
         self.write(Urgency::Batch, move |session| {
             let number = session.ledger().dataset(&dataset)?.dataset.number;
-            if !has_budget(session, number, budget)? {
+            if !has_budget(session.connection, number, budget)? {
                 return Ok(false);
             }
             insert(session, &dataset, prepared).map(|receipt| receipt.outcome == Outcome::Added)
         })
     }
 
-    fn prepare(&self, dataset: &Name, new: NewSample) -> Result<Prepared> {
+    /// Whether the budget leaves room for one more captured picture. One that is captured meanwhile may
+    /// take it: [`Store::capture_sample`] has the last word.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownDataset`].
+    pub fn may_capture(&self, dataset: &Name, budget: CaptureBudget) -> Result<bool> {
+        let number = self.dataset(dataset)?.number;
+        self.read(|connection| has_budget(connection, number, budget))
+    }
+
+    fn prepare(&self, settings: &DatasetSettings, new: NewSample) -> Result<Prepared> {
         if self.reserve().is_some_and(|reserve| !reserve.is_there()) {
             return Err(StoreError::DiskFull);
         }
@@ -128,7 +165,6 @@ impl Store {
         if let Some(prediction) = &new.prediction {
             check_json("prediction", prediction)?;
         }
-        let settings = self.dataset(dataset)?.settings;
         let embeddings =
             new.embeddings.iter().map(NewEmbedding::to_halves).collect::<Result<Vec<_>>>()?;
         let content = match (&new.image, embeddings.first()) {
@@ -176,7 +212,7 @@ impl Store {
             source: new.source,
             note: new.note,
             taken_at: new.taken_at,
-            added_at: clock::now(),
+            added_at: new.added_at.unwrap_or_else(clock::now),
             pinned: new.pinned,
             origin: new.origin,
             prediction: new.prediction,
@@ -222,28 +258,33 @@ fn insert(session: &mut Session<'_>, dataset: &Name, prepared: Prepared) -> Resu
     Ok(Receipt { outcome: Outcome::Added, sample, dropped })
 }
 
-fn has_budget(session: &Session<'_>, number: DatasetNumber, budget: CaptureBudget) -> Result<bool> {
+fn has_budget(
+    connection: &Connection,
+    number: DatasetNumber,
+    budget: CaptureBudget,
+) -> Result<bool> {
     const HOUR_MICROSECONDS: i64 = 3_600_000_000;
     let now = clock::now().0;
     // An hour to both sides: a clock that jumps gives one more budget, and pictures that a clock set
     // years ahead left behind do not use it up for years.
-    let (recent, waiting): (i64, i64) = session
-        .connection
-        .prepare_cached(
-            "SELECT count(*) FILTER (WHERE added_at > ?3 AND added_at < ?4), count(*) FILTER (WHERE labels = '[]')
-             FROM samples WHERE key > ?1 AND key <= ?2 AND origin = 1",
-        )?
-        .query_row(
-            params![
-                SampleKey::before(number).0,
-                SampleKey::last(number).0,
-                now - HOUR_MICROSECONDS,
-                now + HOUR_MICROSECONDS,
-            ],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
+    let (first, last) = (SampleKey::before(number).0, SampleKey::last(number).0);
+    let recent: i64 = connection
+        .prepare_cached(CAPTURED_BETWEEN)?
+        .query_row([first, last, now - HOUR_MICROSECONDS, now + HOUR_MICROSECONDS], |row| {
+            row.get(0)
+        })?;
+    let waiting: i64 =
+        connection.prepare_cached(CAPTURED_WAITING)?.query_row([first, last], |row| row.get(0))?;
     Ok(recent.unsigned_abs() < budget.hourly && waiting.unsigned_abs() < budget.waiting)
 }
+
+/// Both name their index: on the writer's thread nothing may read a whole dataset.
+pub(super) const CAPTURED_BETWEEN: &str = "SELECT count(*) FROM samples \
+     INDEXED BY samples_captured_at \
+     WHERE origin = 1 AND added_at > ?3 AND added_at < ?4 AND key > ?1 AND key <= ?2";
+pub(super) const CAPTURED_WAITING: &str = "SELECT count(*) FROM samples \
+     INDEXED BY samples_captured_waiting \
+     WHERE origin = 1 AND labels = '[]' AND key > ?1 AND key <= ?2";
 
 fn write_rows(
     session: &mut Session<'_>,

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use super::dataset::{self, Dataset};
 use super::error::{Result, StoreError};
@@ -16,6 +16,8 @@ use crate::base::name::Name;
 
 /// Ids that may wait in memory before they are entered into the index together.
 const RECENT_IDS: usize = 4096;
+/// Damaged rows that are told one by one in the log.
+const LOGGED: u64 = 20;
 
 /// A dataset and the sums over its samples.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub(super) struct Ledger {
     backbones: Vec<Backbone>,
     /// (hash of the id, key) of the samples that have `indexed = 0`.
     recent: BTreeSet<(i64, SampleKey)>,
+    /// Rows that cannot be made sense of. They are in none of the sums.
+    damaged: u64,
     changes: u64,
 }
 
@@ -52,7 +56,10 @@ impl Ledger {
     pub(super) fn load(connection: &Connection) -> Result<Self> {
         let mut ledger = Self::default();
         for dataset in dataset::load(connection)? {
-            ledger.insert_dataset(dataset);
+            match dataset {
+                Ok(dataset) => ledger.insert_dataset(dataset),
+                Err(error) => ledger.leave_out(&error),
+            }
         }
         let mut statement = connection.prepare("SELECT number, sha256, width FROM backbones")?;
         let mut rows = statement.query([])?;
@@ -67,18 +74,39 @@ impl Ledger {
             .prepare("SELECT key, id_hash, indexed, labels, held_out, bytes FROM samples")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let key = SampleKey(row.get(0)?);
-            let damaged = || StoreError::Corrupt(format!("sample row {}", key.0));
-            if !row.get::<_, bool>(2)? {
-                ledger.recent.insert((row.get(1)?, key));
+            if let Err(error) = ledger.enter(row) {
+                ledger.leave_out(&error);
             }
-            let labels = row.get_ref(3)?.as_str().map_err(|_| damaged())?;
-            let labels = sample::labels_from_json(labels).ok_or_else(damaged)?;
-            let state = ledger.states.get_mut(&key.dataset()).ok_or_else(damaged)?;
-            state.count(&labels, row.get(4)?, row.get::<_, i64>(5)?.unsigned_abs());
-            state.next = state.next.max(key.sequence().saturating_add(1));
         }
         Ok(ledger)
+    }
+
+    /// Counts a stored row.
+    fn enter(&mut self, row: &Row<'_>) -> Result<()> {
+        let key = SampleKey(row.get(0)?);
+        let damaged = || StoreError::Corrupt(format!("sample row {}", key.0));
+        let state = self.states.get_mut(&key.dataset()).ok_or_else(damaged)?;
+        // Whatever else the row says, its key and id are taken.
+        state.next = state.next.max(key.sequence().saturating_add(1));
+        if !row.get::<_, bool>(2)? {
+            self.recent.insert((row.get(1)?, key));
+        }
+        let labels = row.get_ref(3)?.as_str().map_err(|_| damaged())?;
+        let labels = sample::labels_from_json(labels).ok_or_else(damaged)?;
+        state.count(&labels, row.get(4)?, row.get::<_, i64>(5)?.unsigned_abs());
+        Ok(())
+    }
+
+    fn leave_out(&mut self, error: &StoreError) {
+        self.damaged += 1;
+        if self.damaged <= LOGGED {
+            tracing::warn!(%error, "left out; `graftd store verify` lists all damage");
+        }
+    }
+
+    /// Rows that were left out when this was read.
+    pub(super) fn damaged(&self) -> u64 {
+        self.damaged
     }
 
     /// Grows with every change: tells whether an operation that was undone had touched the sums.

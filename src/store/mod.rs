@@ -10,6 +10,7 @@ mod embedding;
 mod error;
 mod export;
 mod folder;
+mod forget;
 mod head;
 mod image;
 mod import;

@@ -76,7 +76,7 @@ impl Store {
         })
     }
 
-    /// Up to `limit` samples that meet the filter and come after `after`.
+    /// Up to `limit` samples that meet the filter and come after `after`; damaged rows are left out.
     ///
     /// # Errors
     /// [`StoreError::UnknownDataset`].
@@ -169,6 +169,18 @@ impl Store {
             .transpose()
     }
 
+    /// As [`Store::image_of`], for work on many samples, which goes on without a damaged image.
+    ///
+    /// # Errors
+    /// Only the store's own failures.
+    pub fn sound_image_of(&self, sample: &Sample) -> Result<Option<Image>> {
+        let image = sound(self.image_of(sample))?;
+        if image.is_none() {
+            tracing::warn!(sample = %sample.id, "its image is damaged and left out");
+        }
+        Ok(image.flatten())
+    }
+
     /// What is kept of the sample's picture.
     ///
     /// # Errors
@@ -187,7 +199,7 @@ impl Store {
         })
     }
 
-    /// A digest of what the dataset holds now, for a head to remember.
+    /// A digest of what the dataset holds now, damaged rows apart, for a head to remember.
     ///
     /// # Errors
     /// [`StoreError::UnknownDataset`].
@@ -196,22 +208,21 @@ impl Store {
         let mut hasher = Hasher::default();
         let mut snapshot = Snapshot { samples: 0, digest: Digest::of(b"") };
         self.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT id, content, labels, weight, held_out FROM samples
-                 WHERE key > ?1 AND key <= ?2 ORDER BY key",
-            )?;
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM samples WHERE key > ?1 AND key <= ?2 ORDER BY key"
+            ))?;
             let mut rows =
                 statement.query([SampleKey::before(number).0, SampleKey::last(number).0])?;
             while let Some(row) = rows.next()? {
-                let line: String = row.get(0)?;
-                let labels: String = row.get(2)?;
-                hasher.update(&(line.len() as u64).to_le_bytes());
-                hasher.update(line.as_bytes());
-                hasher.update(&row.get::<_, [u8; 32]>(1)?);
+                let Some(sample) = sound(Sample::from_row(row))? else { continue };
+                let labels = sample::labels_to_json(&sample.labels);
+                hasher.update(&(sample.id.len() as u64).to_le_bytes());
+                hasher.update(sample.id.as_bytes());
+                hasher.update(&sample.content.0);
                 hasher.update(&(labels.len() as u64).to_le_bytes());
                 hasher.update(labels.as_bytes());
-                hasher.update(&row.get::<_, f64>(3)?.to_le_bytes());
-                hasher.update(&[row.get::<_, u8>(4)?]);
+                hasher.update(&f64::from(sample.weight).to_le_bytes());
+                hasher.update(&[u8::from(sample.split == Split::HeldOut)]);
                 snapshot.samples += 1;
             }
             Ok(())
@@ -263,7 +274,7 @@ pub(super) fn find(
     Ok(None)
 }
 
-fn by_key(connection: &Connection, key: SampleKey) -> Result<Option<Sample>> {
+pub(super) fn by_key(connection: &Connection, key: SampleKey) -> Result<Option<Sample>> {
     connection
         .prepare_cached(&format!("SELECT {COLUMNS} FROM samples WHERE key = ?1"))?
         .query_row([key.0], |row| Ok(Sample::from_row(row)))
@@ -283,7 +294,7 @@ pub(super) fn oldest_unpinned(
     let mut rows = statement.query([SampleKey::before(dataset).0, SampleKey::last(dataset).0])?;
     let mut samples = Vec::new();
     while let Some(row) = rows.next()? {
-        let sample = Sample::from_row(row)?;
+        let Some(sample) = sound(Sample::from_row(row))? else { continue };
         if !needed(&sample) {
             break;
         }
@@ -294,8 +305,8 @@ pub(super) fn oldest_unpinned(
 
 /// The filter as SQL, but for its ids; see [`Filter::values`].
 const CONDITIONS: &str = "WHERE key > ?1 AND key <= ?2
-     AND (?3 IS NULL OR EXISTS (SELECT 1 FROM json_each(labels) AS has, json_each(?3) AS asked
-                                WHERE has.value = asked.value))
+     AND (?3 IS NULL OR EXISTS (SELECT 1 FROM json_each(iif(json_valid(labels), labels, '[]')) AS has,
+                                              json_each(?3) AS asked WHERE has.value = asked.value))
      AND (?4 IS NULL OR (labels = '[]') = ?4)
      AND (?5 IS NULL OR held_out = ?5) AND (?6 IS NULL OR source = ?6)
      AND (?7 IS NULL OR pinned = ?7) AND (?8 IS NULL OR origin = ?8)
@@ -319,6 +330,7 @@ impl Filter {
     }
 }
 
+/// Up to `limit` samples that meet the filter, damaged rows apart.
 pub(super) fn list(
     connection: &Connection,
     dataset: DatasetNumber,
@@ -326,13 +338,25 @@ pub(super) fn list(
     after: SampleKey,
     limit: usize,
 ) -> Result<Vec<Sample>> {
-    let sql = format!("SELECT {COLUMNS} FROM samples {CONDITIONS} ORDER BY key LIMIT {limit}");
+    // No limit in the statement, which would count damaged rows too and end a listing early.
+    let sql = format!("SELECT {COLUMNS} FROM samples {CONDITIONS} ORDER BY key");
     let mut statement = connection.prepare_cached(&sql)?;
     let values = filter.values(after, dataset);
     let mut rows = statement.query(&values.each_ref().map(|v| &**v)[..])?;
     let mut samples = Vec::new();
-    while let Some(row) = rows.next()? {
-        samples.push(Sample::from_row(row)?);
+    while samples.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        samples.extend(sound(Sample::from_row(row))?);
     }
     Ok(samples)
+}
+
+/// Leaves a damaged row out of what is read with others; `graftd store verify` names each.
+pub(super) fn sound<T>(row: Result<T>) -> Result<Option<T>> {
+    match row {
+        Ok(row) => Ok(Some(row)),
+        Err(StoreError::Corrupt(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

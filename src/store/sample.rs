@@ -50,6 +50,18 @@ impl Origin {
         }
     }
 
+    pub(super) fn to_text(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Capture => "capture",
+            Self::Import => "import",
+        }
+    }
+
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        [Self::Client, Self::Capture, Self::Import].into_iter().find(|o| o.to_text() == text)
+    }
+
     fn from_number(number: i64) -> Option<Self> {
         [Self::Client, Self::Capture, Self::Import].into_iter().find(|o| o.to_number() == number)
     }
@@ -72,6 +84,8 @@ pub struct NewSample {
     pub note: String,
     /// When the picture was taken, if the client knows.
     pub taken_at: Option<Timestamp>,
+    /// When it first arrived on a device; `None` for now. Only an import knows better.
+    pub added_at: Option<Timestamp>,
     /// A pinned sample is never dropped to make room.
     pub pinned: bool,
     /// How it comes in.
@@ -131,6 +145,9 @@ pub(super) const COLUMNS: &str = "samples.key, samples.id, samples.labels, sampl
      samples.weight, samples.source, samples.note, samples.taken_at, samples.added_at, \
      samples.pinned, samples.content, samples.bytes, samples.checksum, samples.origin, \
      samples.prediction, samples.width, samples.height";
+
+/// How many [`COLUMNS`] are.
+pub(super) const COLUMN_COUNT: usize = 17;
 
 impl Sample {
     /// Its place in the order of arrival, which pages of a listing continue after.

@@ -10,7 +10,10 @@ use super::open::{Options, Synchronous};
 const APPLICATION_ID: i64 = 0x6772_6166;
 
 /// Each takes the schema from its index to its index + 1. Never edited once released.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_numbers_and_captures.sql"),
+];
 
 /// Pages in the write-ahead log before a COMMIT also checkpoints: 16 MB. A longer log lets a page
 /// be written to the database once for more commits.
@@ -126,6 +129,41 @@ mod tests {
         assert_eq!(text("synchronous"), "Integer(2)");
         assert_eq!(text("page_size"), "Integer(8192)");
         assert_eq!(text("secure_delete"), "Integer(1)");
+    }
+
+    #[test]
+    fn a_database_of_version_1_keeps_what_it_holds_and_gives_no_number_twice() {
+        let (directory, folder) = folder();
+        let first = Connection::open(folder.database()).unwrap();
+        first.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
+        first.execute_batch(MIGRATIONS[0]).unwrap();
+        first.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        first.pragma_update(None, "user_version", 1).unwrap();
+        for (number, name) in [(3, "old"), (7, "parts")] {
+            let row = "INSERT INTO datasets VALUES (?1, ?2, 'images', 0.2, NULL, NULL, 'refuse', \
+                       NULL, 0)";
+            first.execute(row, rusqlite::params![number, name]).unwrap();
+        }
+        drop(first);
+        // Who only reads needs no migration.
+        assert_eq!(
+            crate::store::Store::open_read_only(directory.path()).unwrap().datasets().len(),
+            2
+        );
+        let store = crate::store::Store::open(directory.path()).unwrap();
+        let name = |text: &str| text.parse::<crate::base::name::Name>().unwrap();
+        store.delete_dataset(&name("parts")).unwrap();
+        let numbers = ["b", "c"].map(|n| {
+            let made = store.create_dataset(&name(n), crate::store::DatasetSettings::default());
+            store.delete_dataset(&name(n)).unwrap();
+            made.unwrap().number
+        });
+        assert_eq!(numbers, [8, 9]);
+        drop(store);
+        let store = crate::store::Store::open(directory.path()).unwrap();
+        assert_eq!(store.ensure_dataset(&name("d")).unwrap().number, 10, "after a restart too");
+        assert_eq!(store.dataset(&name("old")).unwrap().number, 3);
+        assert!(store.verify().unwrap().is_sound());
     }
 
     #[test]

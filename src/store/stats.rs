@@ -42,6 +42,8 @@ pub struct DatasetStats {
 pub struct StoreStats {
     /// Each dataset, by name.
     pub datasets: Vec<DatasetStats>,
+    /// Rows that were left out of the sums at opening, because they cannot be understood.
+    pub damaged: u64,
     /// Each backbone with embeddings here and how many.
     pub embeddings: Vec<(Digest, u64)>,
     /// Number of heads, and of versions of all heads.
@@ -81,6 +83,7 @@ impl Store {
         let mut datasets: Vec<_> = self.ledger().datasets().map(DatasetStats::from).collect();
         datasets.sort_by(|a, b| a.dataset.name.cmp(&b.dataset.name));
         let backbones = self.ledger().backbones().to_vec();
+        let damaged = self.ledger().damaged();
         let (image_files, image_file_bytes) = folder_size(&self.folder().images());
         let database = self.folder().database();
         let log = database.with_extension("sqlite-wal");
@@ -100,6 +103,7 @@ impl Store {
             }
             Ok(StoreStats {
                 datasets,
+                damaged,
                 embeddings,
                 heads: count("SELECT count(*) FROM heads")?,
                 head_versions: count("SELECT count(*) FROM head_versions")?,

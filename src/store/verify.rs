@@ -2,11 +2,12 @@
 
 use rusqlite::Connection;
 
+use super::dataset;
 use super::embedding;
 use super::error::{Result, StoreError};
 use super::image::StoredImage;
 use super::open::Store;
-use super::sample::{self, COLUMNS, Sample};
+use super::sample::{self, COLUMN_COUNT, COLUMNS, Sample};
 use crate::base::digest::Digest;
 
 /// Faults that are listed; beyond that they are only counted.
@@ -69,6 +70,8 @@ impl Store {
             let mut report = Verification::default();
             let structure = check_structure(connection, &mut report);
             report.unreadable("structure", structure);
+            let datasets = check_datasets(connection, &mut report);
+            report.unreadable("datasets", datasets);
             let samples = check_samples(connection, &mut report);
             report.unreadable("samples", samples);
             let embeddings = check_embeddings(connection, &mut report);
@@ -125,6 +128,16 @@ fn check_structure(connection: &Connection, report: &mut Verification) -> Result
     Ok(())
 }
 
+/// Rows of datasets carry no checksum; one that cannot be understood is told.
+fn check_datasets(connection: &Connection, report: &mut Verification) -> Result<()> {
+    for found in dataset::load(connection)? {
+        if let Err(error) = found {
+            report.fault("datasets", error.to_string());
+        }
+    }
+    Ok(())
+}
+
 fn check_samples(connection: &Connection, report: &mut Verification) -> Result<()> {
     let mut statement =
         connection.prepare(&format!("SELECT {COLUMNS}, id_hash FROM samples ORDER BY key"))?;
@@ -134,7 +147,7 @@ fn check_samples(connection: &Connection, report: &mut Verification) -> Result<(
         match Sample::from_row(row) {
             Ok(sample) => {
                 let hash = sample::id_hash(sample.key.dataset(), &sample.id);
-                if row.get::<_, i64>(17)? != hash {
+                if row.get::<_, i64>(COLUMN_COUNT)? != hash {
                     report.fault(format!("samples row {}", sample.key.0), "hash of its id");
                 }
             }

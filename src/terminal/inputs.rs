@@ -46,15 +46,20 @@ pub fn pictures(names: &[String]) -> Result<Vec<PathBuf>, InputError> {
     if pictures.is_empty() { Err(InputError::NoPictures(names.join(", "))) } else { Ok(pictures) }
 }
 
-/// The picture files below a folder, sorted by path.
+/// The picture files below a folder, sorted by path; what lies in hidden folders is none.
 pub fn pictures_in(folder: &Path) -> Vec<PathBuf> {
     walkdir::WalkDir::new(folder)
         .sort_by_file_name()
         .into_iter()
+        .filter_entry(|entry| entry.depth() == 0 || !is_hidden_folder(entry))
         .filter_map(Result::ok)
         .filter(|entry| entry.file_type().is_file() && is_picture(entry.path()))
         .map(walkdir::DirEntry::into_path)
         .collect()
+}
+
+fn is_hidden_folder(entry: &walkdir::DirEntry) -> bool {
+    entry.file_type().is_dir() && entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
 fn is_picture(path: &Path) -> bool {
@@ -71,7 +76,7 @@ mod tests {
     #[allow(clippy::disallowed_methods)]
     fn folders_and_patterns_give_pictures_in_order_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.jpg", "a.PNG", "notes.txt", "sub/c.webp"] {
+        for name in ["b.jpg", "a.PNG", "notes.txt", "sub/c.webp", ".cache/d.jpg"] {
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, b"x").unwrap();

@@ -7,7 +7,7 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::error::shorten;
-use super::orient::upright;
+use super::orient::{is_quarter_turn, upright};
 use super::{Limits, Picture, VisionError, guard, jpeg};
 
 /// Decodes a JPEG (baseline, progressive, grey, CMYK, YCCK), PNG (any depth, palette, alpha), WebP,
@@ -41,6 +41,27 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, VisionError> {
     }
 }
 
+/// Columns and rows of the upright picture, from the header alone.
+///
+/// # Errors
+/// As [`decode`], for what the header can show.
+pub fn size(bytes: &[u8], limits: &Limits) -> Result<(u32, u32), VisionError> {
+    limits.check_bytes(bytes.len())?;
+    let format = image::guess_format(bytes).map_err(|_| VisionError::UnknownFormat)?;
+    let name = name(format).ok_or(VisionError::UnknownFormat)?;
+    let read = || {
+        if format == ImageFormat::Jpeg {
+            return jpeg::size(bytes, limits);
+        }
+        let mut decoder = open(format, name, bytes, limits)?;
+        let (width, height) = decoder.dimensions();
+        Ok((width, height, decoder.orientation().unwrap_or(Orientation::NoTransforms)))
+    };
+    let (width, height, orientation) =
+        guard::catch(read).map_err(|_| VisionError::DecoderPanicked { format: name })??;
+    Ok(if is_quarter_turn(orientation) { (height, width) } else { (width, height) })
+}
+
 /// Decodes what the `image` crate decodes: everything but JPEG. The picture is as it lies in the
 /// file.
 fn decode_as(
@@ -49,23 +70,9 @@ fn decode_as(
     bytes: &[u8],
     limits: &Limits,
 ) -> Result<(Picture, Orientation), VisionError> {
-    if format == ImageFormat::WebP && !is_whole_riff(bytes) {
-        return Err(VisionError::Truncated { format: name });
-    }
     let fault = |error| describe(name, error);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut allocation = image::Limits::no_limits();
-    // Room for the largest picture with four channels, or half of it with 16 bits each.
-    allocation.max_alloc = Some(limits.pixels.saturating_mul(4).saturating_add(1 << 20));
-    reader.limits(allocation);
-    let mut decoder = reader.into_decoder().map_err(fault)?;
-
+    let mut decoder = open(format, name, bytes, limits)?;
     let (width, height) = decoder.dimensions();
-    limits.check_size(width, height)?;
-    if decoder.total_bytes() > limits.pixels.saturating_mul(4) {
-        return Err(VisionError::TooManyPixels { width, height, limit: limits.pixels / 2 });
-    }
-
     // Damaged metadata says nothing about the pixels.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let pixels = if decoder.color_type() == ColorType::Rgb8 {
@@ -76,6 +83,31 @@ fn decode_as(
         DynamicImage::from_decoder(decoder).map_err(fault)?.into_rgb8().into_raw()
     };
     Ok((Picture::new(width, height, pixels)?, orientation))
+}
+
+/// Reads the header and holds it against the limits.
+fn open<'a>(
+    format: ImageFormat,
+    name: &'static str,
+    bytes: &'a [u8],
+    limits: &Limits,
+) -> Result<impl ImageDecoder + 'a, VisionError> {
+    if format == ImageFormat::WebP && !is_whole_riff(bytes) {
+        return Err(VisionError::Truncated { format: name });
+    }
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut allocation = image::Limits::no_limits();
+    // Room for the largest picture with four channels, or half of it with 16 bits each.
+    allocation.max_alloc = Some(limits.pixels.saturating_mul(4).saturating_add(1 << 20));
+    reader.limits(allocation);
+    let decoder = reader.into_decoder().map_err(|error| describe(name, error))?;
+
+    let (width, height) = decoder.dimensions();
+    limits.check_size(width, height)?;
+    if decoder.total_bytes() > limits.pixels.saturating_mul(4) {
+        return Err(VisionError::TooManyPixels { width, height, limit: limits.pixels / 2 });
+    }
+    Ok(decoder)
 }
 
 /// Whether a WebP file has all the bytes that its RIFF header announces. Its orientation stands behind
@@ -228,5 +260,19 @@ mod tests {
         ) {
             let _ = decode(&[signature, &body].concat(), &Limits::default());
         }
+    }
+
+    #[test]
+    fn the_header_tells_the_size_of_the_upright_picture() {
+        let picture = Picture::new(5, 3, vec![7; 45]).unwrap();
+        for format in [vision::ImageFormat::Png, vision::ImageFormat::Jpeg { quality: 90 }] {
+            let bytes = encode(&picture, format).unwrap();
+            assert_eq!(size(&bytes, &Limits::default()).unwrap(), (5, 3));
+        }
+        let few = Limits { pixels: 14, ..Limits::default() };
+        let bytes = encode(&picture, vision::ImageFormat::Png).unwrap();
+        assert!(matches!(size(&bytes, &few), Err(VisionError::TooManyPixels { .. })));
+        let refused = size(b"no picture", &Limits::default());
+        assert!(matches!(refused, Err(VisionError::UnknownFormat)));
     }
 }

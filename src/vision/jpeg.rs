@@ -19,22 +19,9 @@ const MEMORY: &str = "estimated decode memory";
 
 /// The picture as it lies in the file, and how to turn it upright.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Picture, Orientation), VisionError> {
-    if !is_whole(bytes) {
-        return Err(VisionError::Truncated { format: FORMAT });
-    }
-    let longest = usize::from(u16::MAX);
-    let limit = DecodeLimits {
-        max_width: longest,
-        max_height: longest,
-        max_pixels: limits.pixels,
-        max_scans: SCANS,
-        max_memory: Some(limits.decoding_bytes()),
-    };
-    let mut decoder = Decoder::new_with_limits(bytes, limit).map_err(describe)?;
-
+    let mut decoder = open(bytes, limits)?;
     let frame = decoder.header();
     let (width, height) = (u32::from(frame.width), u32::from(frame.height));
-    limits.check_size(width, height)?;
     if frame.precision != 8 || frame.is_lossless || decoder.is_arithmetic() {
         return Err(unsupported("it is 12-bit, lossless or arithmetic-coded"));
     }
@@ -46,13 +33,44 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Picture, Orientat
     decoder.set_output_format(format);
     // As libjpeg does unless told otherwise. It concerns progressive files without their last scans.
     decoder.set_block_smoothing(true);
-    // Damaged metadata says nothing about the pixels.
-    let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk);
+    let orientation = orientation(&decoder);
 
     let decoded = decoder.decode_image().map_err(describe)?.into_vec();
     let pixels = if format == PixelFormat::Cmyk { multiplied(&decoded) } else { decoded };
     let picture = Picture::new(width, height, pixels)?;
-    Ok((picture, orientation.unwrap_or(Orientation::NoTransforms)))
+    Ok((picture, orientation))
+}
+
+/// Columns and rows as they lie in the file, and how to turn them upright; no pixel is decoded.
+pub(super) fn size(bytes: &[u8], limits: &Limits) -> Result<(u32, u32, Orientation), VisionError> {
+    let decoder = open(bytes, limits)?;
+    let frame = decoder.header();
+    Ok((u32::from(frame.width), u32::from(frame.height), orientation(&decoder)))
+}
+
+/// Reads the header and holds it against the limits.
+fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Decoder<'a>, VisionError> {
+    if !is_whole(bytes) {
+        return Err(VisionError::Truncated { format: FORMAT });
+    }
+    let longest = usize::from(u16::MAX);
+    let limit = DecodeLimits {
+        max_width: longest,
+        max_height: longest,
+        max_pixels: limits.pixels,
+        max_scans: SCANS,
+        max_memory: Some(limits.decoding_bytes()),
+    };
+    let decoder = Decoder::new_with_limits(bytes, limit).map_err(describe)?;
+    let frame = decoder.header();
+    limits.check_size(u32::from(frame.width), u32::from(frame.height))?;
+    Ok(decoder)
+}
+
+/// Damaged metadata says nothing about the pixels.
+fn orientation(decoder: &Decoder<'_>) -> Orientation {
+    let exif = decoder.exif_data().and_then(Orientation::from_exif_chunk);
+    exif.unwrap_or(Orientation::NoTransforms)
 }
 
 /// RGB of cyan, magenta, yellow and black, each multiplied by black, as Pillow's `convert("RGB")`

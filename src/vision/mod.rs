@@ -28,7 +28,7 @@ mod thumbnail;
 
 pub use augment::augmented;
 pub use colormap::ColorMap;
-pub use decode::decode;
+pub use decode::{decode, size};
 pub use encode::{ImageFormat, encode};
 pub use error::VisionError;
 pub use frame::{PixelFormat, RawFrame};

@@ -46,7 +46,7 @@ pub(super) fn upright(picture: Picture, orientation: Orientation) -> Picture {
     Picture { width: new_width as u32, height: new_height as u32, pixels: turned }
 }
 
-fn is_quarter_turn(orientation: Orientation) -> bool {
+pub(super) fn is_quarter_turn(orientation: Orientation) -> bool {
     matches!(
         orientation,
         Orientation::Rotate90

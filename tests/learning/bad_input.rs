@@ -3,8 +3,8 @@
 use graftd::client::ErrorKind;
 use graftd::client::messages::{
     DatasetSettings, DeleteSamplesRequest, Embedding, EvaluateHeadVersionRequest, HeadFormat,
-    HeadKind, ImportedHead, JobState, NewSample, PredictRequest, PromotionPolicy, SampleFilter,
-    Split, StartTrainingRequest, TrainingOptions, new_sample,
+    HeadKind, ImportedHead, JobState, Labels, NewSample, PredictRequest, PromotionPolicy,
+    SampleFilter, Split, StartTrainingRequest, TrainingOptions, UpdateSampleRequest, new_sample,
 };
 use graftd::heads::{Head, Provenance};
 use graftd::vision::Preset;
@@ -25,6 +25,16 @@ async fn labels_that_are_empty_too_long_or_too_many_are_refused_by_field() {
         assert_eq!(error.kind, ErrorKind::InvalidArgument, "{error}");
         assert!(error.field.starts_with("sample.labels"), "{}", error.field);
     }
+    assert!(client.list_datasets().await.unwrap().is_empty(), "made by a refused sample");
+    client.add_sample(sample("red", COLOURS[0].1, 1)).await.unwrap();
+    let change = UpdateSampleRequest {
+        dataset: "colours".into(),
+        id: "red/1".into(),
+        labels: Some(Labels { values: vec!["x".into(), "x".into()] }),
+        ..UpdateSampleRequest::default()
+    };
+    let error = client.update_sample(change).await.unwrap_err();
+    assert_eq!(error.field, "labels.values[1]", "{error}");
 }
 
 #[tokio::test]

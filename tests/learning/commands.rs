@@ -196,6 +196,9 @@ fn what_is_imported_can_be_counted_verified_exported_and_imported_elsewhere() {
         assert_eq!(import(&elsewhere, path(&target)), (12, 0), "{name}");
         assert_eq!(elsewhere.object(&["store", "verify"], 0)["images"], 12);
     }
+    // How large the photographs are is noted at import.
+    let lines = std::fs::read_to_string(target.path().join("folder/samples.jsonl")).unwrap();
+    assert!(lines.lines().all(|line| line.contains(r#""width":24"#)), "{lines}");
     // The pictures of an export are a folder per class again.
     let images = target.path().join("folder/images");
     assert_eq!(import(&Device::new(), path(&images)), (12, 0));
@@ -212,4 +215,28 @@ fn what_is_imported_can_be_counted_verified_exported_and_imported_elsewhere() {
     }
     let refusal = device.refusal(&["store", "export", "--dataset", "absent", path(&plain)]);
     assert!(refusal.contains("absent"), "{refusal}");
+}
+
+#[test]
+fn a_flipped_byte_stops_neither_statistics_nor_an_export_and_is_told_with_status_1() {
+    let (device, folder) = (Device::new(), class_folder(4));
+    let import = ["store", "import", "--dataset", "colours", path(folder.path())];
+    device.object(&import, 0);
+    let database = device.state.path().join("graftd.sqlite");
+    let mut bytes = std::fs::read(&database).unwrap();
+    let label = br#"["green"]"#;
+    let at = bytes.windows(label.len()).position(|window| window == label).unwrap();
+    bytes[at] ^= 0x20; // no JSON any more
+    std::fs::write(&database, bytes).unwrap();
+    let stats = device.object(&["store", "stats"], 0);
+    assert_eq!((&stats["damaged"], &stats["datasets"][0]["samples"]), (&1.into(), &11.into()));
+    assert!(device.said(&["store", "stats"]).contains("1 damaged rows"));
+    assert_eq!(device.object(&["store", "verify"], 1)["fault_count"], 1);
+    let target = device.state.path().join("export");
+    let export = ["store", "export", "--dataset", "colours", path(&target)];
+    let exported = device.object(&export, 1);
+    assert_eq!((&exported["samples"], &exported["left_out"]), (&11.into(), &1.into()));
+    let target = device.state.path().join("again.tar");
+    let said = device.refusal(&["store", "export", "--dataset", "colours", path(&target)]);
+    assert!(said.contains("sample row") && said.contains("left out"), "{said}");
 }

@@ -105,7 +105,7 @@ async fn unsure_predictions_are_captured_looked_at_labelled_and_so_become_sample
     let patience = std::time::Duration::from_mins(1);
     let waiting = tokio::time::timeout(patience, waiting).await.unwrap();
     assert_eq!(waiting[0]["captured"]["head"], "colour@1");
-    assert!(said(&daemon, &queue).await.contains("colour@1 thought"));
+    assert!(said(&daemon, &queue).await.contains("  (colour@1 thought "));
     let id = waiting[0]["id"].as_str().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("captured.png");
@@ -136,6 +136,25 @@ async fn what_a_dataset_keeps_and_how_much_is_set_and_what_no_flag_names_stays()
     });
     assert_eq!(settings, expected);
     let folder = class_folder(3);
-    said(&daemon, &["samples", "push", path(folder.path()), "--dataset", "colours"]).await;
+    let shown = said(&daemon, &second).await;
+    for line in ["keeps thumbnails", "at most 5 samples", "when full: drop oldest"] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    let push = ["samples", "push", path(folder.path()), "--dataset", "colours"];
+    let pushed = said(&daemon, &push).await;
+    assert!(pushed.contains("9 samples were stored in colours"), "{pushed}");
+    assert!(pushed.contains("5 are left"), "{pushed}");
     assert_eq!(objects(&daemon, &["samples", "datasets"]).await[0]["samples"], 5);
+}
+
+#[tokio::test]
+async fn deleting_an_id_that_names_nothing_is_an_error_that_names_it_and_deletes_nothing() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 1).await;
+    let delete = ["samples", "delete", "--dataset", "colours"];
+    let told = refused(&daemon, &[&delete[..], &["red/1000", "red/nowhere"]].concat()).await;
+    assert!(told.contains("red/nowhere"), "{told}");
+    assert_eq!(client.list_datasets().await.unwrap()[0].sample_count, 3);
+    assert_eq!(objects(&daemon, &[&delete[..], &["red/1000"]].concat()).await[0]["deleted"], 1);
 }

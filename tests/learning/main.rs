@@ -12,6 +12,7 @@ mod medium;
 mod program;
 
 mod bad_input;
+mod capture;
 mod colours;
 mod commands;
 mod disk;

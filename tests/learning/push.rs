@@ -83,3 +83,28 @@ async fn a_file_that_is_no_picture_is_named_and_the_others_are_pushed() {
     let said = text(&push(&daemon.address, empty.path()).await);
     assert!(said.contains("FOLDER/CLASS/PICTURE.jpg"), "{said}");
 }
+
+#[tokio::test]
+async fn files_of_one_name_in_two_folders_of_a_class_are_two_samples_and_hidden_ones_none() {
+    let daemon = Daemon::start_roomy().await;
+    let folder = tempfile::tempdir().unwrap();
+    for (number, file) in
+        (0..).zip(["red/a/1.png", "red/b/1.png", ".cache/1.png", "red/.thumbnails/1.png"])
+    {
+        let path = folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, crate::colours::picture([220, 30, 30], number)).unwrap();
+    }
+    let pushed = push(&daemon.address, folder.path()).await;
+    assert!(text(&pushed).contains("2 samples are in colours"), "{}", text(&pushed));
+    let client = daemon.client().await;
+    for id in ["red/a/1.png", "red/b/1.png"] {
+        let request = graftd::client::messages::GetSampleRequest {
+            dataset: "colours".into(),
+            id: id.into(),
+            ..Default::default()
+        };
+        let found = client.get_sample(request).await.unwrap().sample.unwrap();
+        assert_eq!(found.labels, ["red"]);
+    }
+}

@@ -258,3 +258,26 @@ async fn a_quota_refuses_with_its_limit_or_drops_the_oldest_that_is_not_pinned()
     let left: Vec<_> = left.iter().map(|sample| sample.id.as_str()).collect();
     assert_eq!(left, ["red/0", "red/2", "red/3"]);
 }
+
+#[tokio::test]
+async fn a_photograph_whose_size_was_not_noted_is_measured_before_it_is_called_tiny() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 5).await;
+    for (id, side) in [("large", 100), ("small", 20)] {
+        let squares = (0..side * side).map(|i| (i % side / 4 + i / side / 4) % 2 * 200);
+        let pixels = squares.flat_map(|grey| [grey as u8; 3]).collect();
+        let picture = vision::Picture::new(side, side, pixels).unwrap();
+        let stored = graftd::store::NewSample {
+            id: id.into(),
+            labels: vec!["red".into()],
+            image: Some(vision::encode(&picture, ImageFormat::Png).unwrap()),
+            ..Default::default()
+        };
+        let store = daemon.learning.store();
+        store.add_sample_and_wait(&"colours".parse().unwrap(), stored).unwrap();
+    }
+    let report = client.get_dataset_report("colours", "").await.unwrap();
+    let poor: Vec<_> = report.poor_images.iter().map(|found| found.id.as_str()).collect();
+    assert!(poor.contains(&"small") && !poor.contains(&"large"), "{poor:?}");
+}

@@ -33,6 +33,22 @@ pub enum Event {
     Removed {
         file: String,
     },
+    /// A file of the images folder was flushed.
+    ImageFlushed {
+        file: String,
+    },
+    /// A file of the images folder was given another name, with this content.
+    ImageRenamed {
+        from: String,
+        to: String,
+        content: Vec<u8>,
+    },
+    /// A file of the images folder was removed.
+    ImageRemoved {
+        file: String,
+    },
+    /// The images folder itself was flushed.
+    FolderFlushed,
     /// The client was told that the sample is durable.
     Stored(u64),
     /// The client asked to delete the sample.
@@ -110,6 +126,13 @@ pub fn note(event: Event) {
 /// Ends the recording.
 pub fn end() -> Vec<Event> {
     RECORDING.lock().unwrap().take().map(|recording| recording.events).unwrap_or_default()
+}
+
+/// Notes what happened to `path`, if that is recorded and lies in the folder.
+pub fn note_at(path: &Path, event: impl FnOnce(String) -> Event) {
+    if let Some(path) = path.to_str() {
+        note_file(path, event);
+    }
 }
 
 fn note_file(path: &str, event: impl FnOnce(String) -> Event) {

@@ -3,15 +3,16 @@
 
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 use serde::{Deserialize, Serialize};
 
+use super::intake::{thumbnail, without_loss};
 use super::{Learning, LearningError};
 use crate::base::digest::Digest;
 use crate::base::name::Name;
-use crate::engine::Answer;
-use crate::store::{CaptureBudget, NewEmbedding, NewSample, Store};
+use crate::engine::{Answer, Subject};
+use crate::store::{CaptureBudget, Keep, NewEmbedding, NewSample, Store};
+use crate::vision::{self, Limits};
 
 /// Pictures that may wait to be kept; further ones are not.
 const WAITING: usize = 8;
@@ -59,6 +60,9 @@ pub struct Captured {
 
 struct Item {
     dataset: Name,
+    keep: Keep,
+    subject: Subject,
+    /// Everything but the picture.
     sample: NewSample,
     budget: CaptureBudget,
 }
@@ -70,13 +74,14 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub(super) fn start(store: Store) -> Result<Self, LearningError> {
+    pub(super) fn start(store: Store, limits: Limits) -> Result<Self, LearningError> {
         let (sender, receiver) = bounded::<Item>(WAITING);
         let thread = std::thread::Builder::new()
             .name("graftd-capture".to_owned())
             .spawn(move || {
-                for Item { dataset, sample, budget } in receiver {
-                    if let Err(error) = store.capture_sample(&dataset, sample, budget) {
+                for item in receiver {
+                    let dataset = item.dataset.clone();
+                    if let Err(error) = keep(&store, &limits, item) {
                         tracing::warn!(%dataset, %error, "a picture was not kept for review");
                     }
                 }
@@ -95,11 +100,48 @@ impl Drop for Capture {
     }
 }
 
+fn keep(store: &Store, limits: &Limits, item: Item) -> Result<(), LearningError> {
+    let Item { dataset, keep, subject, mut sample, budget } = item;
+    // Before the pixels are touched: most of what an unsure head sees comes after the budget is spent.
+    if !store.may_capture(&dataset, budget)? {
+        return Ok(());
+    }
+    let encoded = match &subject {
+        Subject::Encoded(bytes) => Some(bytes.to_vec()),
+        Subject::Frame { .. } | Subject::Picture(_) | Subject::Tensor(_) => None,
+    };
+    let image = match encoded {
+        Some(bytes) if keep != Keep::Thumbnails => {
+            (sample.width, sample.height) = vision::size(&bytes, limits).unwrap_or_default();
+            bytes
+        }
+        encoded => {
+            let picture = subject.to_picture(limits)?;
+            (sample.width, sample.height) = (picture.width, picture.height);
+            if keep == Keep::Thumbnails {
+                sample.thumbnail = Some(thumbnail(&picture)?);
+            }
+            match encoded {
+                Some(bytes) => bytes,
+                None => without_loss(&picture)?,
+            }
+        }
+    };
+    // The same picture is kept once.
+    sample.id = format!("captured-{}", Digest::of(&image));
+    sample.image = Some(image);
+    store.capture_sample(&dataset, sample, budget)?;
+    Ok(())
+}
+
 impl Learning {
     /// Keeps the picture of a head's answer in every dataset whose settings ask for it. Never waits:
-    /// what does not fit is not kept.
-    pub fn capture(&self, answer: &Answer, encoded: &Bytes) {
+    /// what does not fit is not kept. An input that came as a tensor is no picture and not kept.
+    pub fn capture(&self, answer: &Answer, subject: &Subject) {
         let Some(head) = &answer.by.head else { return };
+        if matches!(subject, Subject::Tensor(_)) {
+            return;
+        }
         let Some(best) = answer.top(1).into_iter().next() else { return };
         for dataset in self.store().datasets() {
             let Some(settings) = &dataset.settings.capture else { continue };
@@ -120,10 +162,7 @@ impl Learning {
                 values: answer.forward.embedding().to_vec(),
             };
             let sample = NewSample {
-                // The same picture is kept once.
-                id: format!("captured-{}", Digest::of(encoded)),
                 prediction: serde_json::to_string(&captured).ok(),
-                image: Some(encoded.to_vec()),
                 embeddings: vec![embedding],
                 ..NewSample::default()
             };
@@ -131,8 +170,10 @@ impl Learning {
                 hourly: settings.hourly_budget.into(),
                 waiting: settings.total_budget.into(),
             };
+            let (keep, subject) = (dataset.settings.keep, subject.clone());
             if let Some(sender) = &self.capture.sender {
-                let _ = sender.try_send(Item { dataset: dataset.name, sample, budget });
+                let _ =
+                    sender.try_send(Item { dataset: dataset.name, keep, subject, sample, budget });
             }
         }
     }

@@ -42,7 +42,7 @@ pub(super) fn embed_missing(
         after = Some(last.key());
         for sample in page {
             cancel.check()?;
-            let Some(image) = store.image_of(&sample)? else { continue };
+            let Some(image) = store.sound_image_of(&sample)? else { continue };
             let (bytes, limits) = (Bytes::from(image.bytes), engine.limits());
             let by = Answerer { backbone: Arc::clone(backbone), head: None };
             let embed = move |cancel: &Cancel| {
@@ -83,7 +83,7 @@ pub(super) fn embed_copies(
     for (index, id) in ids.iter().enumerate() {
         cancel.check()?;
         let image = match store.sample(dataset, id) {
-            Ok(sample) => store.image_of(&sample)?.filter(|image| !image.thumbnail),
+            Ok(sample) => store.sound_image_of(&sample)?.filter(|image| !image.thumbnail),
             Err(StoreError::UnknownSample { .. }) => None,
             Err(error) => return Err(error.into()),
         };

@@ -11,7 +11,7 @@ use super::{Learning, LearningError, low_priority};
 use crate::base::cancel::Cancel;
 use crate::base::name::Name;
 use crate::engine::{EngineError, Subject, Target};
-use crate::store::{DatasetStats, Filter, Sample};
+use crate::store::{DatasetStats, Filter, Sample, StoreError};
 use crate::train::doctor::{
     Diagnosis, DuplicateGroup, Flaw, PhotographFacts, advice, examine, groups,
 };
@@ -119,7 +119,7 @@ impl Learning {
                 }
                 if sample.labels.len() > 1 {
                     found.several_labels += 1;
-                } else if let Some(values) = self.store().embedding_of(&sample, *key)? {
+                } else if let Some(values) = self.sound_embedding(&sample, *key)? {
                     found.values.extend(values.into_iter().map(f16::from_f32));
                     found.samples.push(sample);
                 }
@@ -128,6 +128,18 @@ impl Learning {
             if after.is_none() {
                 return Ok(found);
             }
+        }
+    }
+
+    /// The sample's embedding; one that is damaged is left out.
+    fn sound_embedding(
+        &self,
+        sample: &Sample,
+        key: crate::base::digest::Digest,
+    ) -> Result<Option<Vec<f32>>, LearningError> {
+        match self.store().embedding_of(sample, key) {
+            Err(StoreError::Corrupt(_)) => Ok(None),
+            other => Ok(other?),
         }
     }
 
@@ -145,12 +157,19 @@ impl Learning {
             }
         };
         for (index, sample) in samples.iter().enumerate() {
-            let Some(image) = self.store().image_of(sample)? else { continue };
+            let Some(image) = self.store().sound_image_of(sample)? else { continue };
             let (bytes, limits) = (Bytes::from(image.bytes), self.engine().limits());
-            let shorter_side = sample.width.min(sample.height);
+            let known = sample.width.min(sample.height);
+            let thumbnail = image.thumbnail;
             let measure = move |_: &Cancel| {
                 let picture = Subject::Encoded(bytes.clone()).to_picture(&limits)?;
                 let quality = quality(&picture);
+                let shorter_side = match known {
+                    // Nobody knows how large the photograph was of which this is the thumbnail.
+                    0 if thumbnail => u32::MAX,
+                    0 => picture.width.min(picture.height),
+                    known => known,
+                };
                 Ok(PhotographFacts {
                     shorter_side,
                     sharpness: quality.sharpness,

@@ -10,7 +10,7 @@ use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::name::Name;
 use crate::engine::{Answerer, EngineError, Priority, Subject, Target, Timings, prepare};
-use crate::store::{Keep, NewEmbedding, NewSample, Outcome, Receipt, Sample, Store};
+use crate::store::{Keep, NewEmbedding, NewSample, Outcome, Receipt, Sample, Store, StoreError};
 use crate::vision::{self, ImageFormat, Limits, Picture};
 
 /// Pixels of a thumbnail's longer side.
@@ -65,7 +65,12 @@ impl Learning {
         cancel: Cancel,
     ) -> Result<StoredSample, LearningError> {
         let IncomingSample { dataset, facts, content } = incoming;
-        let keep = self.store.ensure_dataset(&dataset)?.settings.keep;
+        // A dataset is made with its first sample, not by one that is refused.
+        let keep = match self.store.dataset(&dataset) {
+            Ok(known) => known.settings.keep,
+            Err(StoreError::UnknownDataset(_)) => Keep::default(),
+            Err(error) => return Err(error.into()),
+        };
         let (sender, receiver) = oneshot::channel();
         match content {
             Content::Embedding { backbone, values } => {
@@ -84,7 +89,7 @@ impl Learning {
                 ticket.await??;
             }
         }
-        let receipt = receiver.await.unwrap_or(Err(crate::store::StoreError::Closed));
+        let receipt = receiver.await.unwrap_or(Err(StoreError::Closed));
         let Receipt { sample, outcome, .. } = receipt?;
         let duplicate = outcome == Outcome::Duplicate;
         if !duplicate {
@@ -102,7 +107,7 @@ impl Learning {
         let by = self.engine.snapshot().resolve(&Target::Backbone(backbone.to_owned()))?;
         let width = by.backbone.network.embedding().width;
         if values.len() != width {
-            return Err(crate::store::StoreError::Invalid {
+            return Err(StoreError::Invalid {
                 field: "embedding.values".to_owned(),
                 reason: format!("has {} values, {backbone} makes {width}", values.len()),
             }
@@ -121,10 +126,21 @@ type Answer = oneshot::Sender<crate::store::Result<Receipt>>;
 
 /// Gives the sample to the store, whose receipt goes to `answer`.
 fn hand_over(store: &Store, dataset: &Name, facts: NewSample, answer: Answer) {
-    store.add_sample(dataset, facts, move |receipt| {
+    store.add_sample_making(dataset, facts, move |receipt| {
         // Whoever hung up meanwhile does not want to know.
         let _ = answer.send(receipt);
     });
+}
+
+/// The small picture, encoded, that a dataset keeps which keeps no photographs.
+pub(super) fn thumbnail(picture: &Picture) -> Result<Vec<u8>, EngineError> {
+    let small = picture.thumbnail(THUMBNAIL)?;
+    Ok(vision::encode(&small, ImageFormat::Jpeg { quality: THUMBNAIL_QUALITY })?)
+}
+
+/// A picture that came as bare pixels, in a form that any program opens.
+pub(super) fn without_loss(picture: &Picture) -> Result<Vec<u8>, EngineError> {
+    Ok(vision::encode(picture, ImageFormat::Png)?)
 }
 
 /// Decodes and embeds the picture; on a worker.
@@ -153,16 +169,13 @@ fn with_picture(
     (facts.width, facts.height) = (picture.width, picture.height);
     let image = match encoded {
         Some(bytes) => bytes.to_vec(),
-        // A raw frame is kept without loss, in a form that any program opens.
-        None => vision::encode(&picture, ImageFormat::Png)?,
+        None => without_loss(&picture)?,
     };
     if facts.id.is_empty() {
         facts.id = Digest::of(&image).to_string();
     }
     if keep == Keep::Thumbnails {
-        let small = picture.thumbnail(THUMBNAIL)?;
-        let format = ImageFormat::Jpeg { quality: THUMBNAIL_QUALITY };
-        facts.thumbnail = Some(vision::encode(&small, format)?);
+        facts.thumbnail = Some(thumbnail(&picture)?);
     }
     facts.image = Some(image);
     Ok(facts)

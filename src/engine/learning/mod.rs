@@ -62,7 +62,7 @@ impl Learning {
         versions::publish_all(&engine, &store)?;
         let following = following::Following::start(Arc::clone(&engine), store.clone())?;
         let jobs = Jobs::start(Arc::clone(&engine), store.clone(), following.herald())?;
-        let capture = capture::Capture::start(store.clone())?;
+        let capture = capture::Capture::start(store.clone(), engine.limits())?;
         Ok(Self { engine, store, jobs, following, capture, examining: Mutex::default() })
     }
 

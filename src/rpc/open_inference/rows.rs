@@ -11,7 +11,7 @@ use crate::rpc::status::RpcError;
 
 /// A row that waits or runs. Dropping it frees its place.
 enum Row {
-    Answer(Ticket<Result<Answer, EngineError>>),
+    Answer(Ticket<Result<Answer, EngineError>>, Subject),
     Embedding(Ticket<Result<Embedded, EngineError>>),
 }
 
@@ -62,7 +62,8 @@ fn begin(
     if model.is_extractor() {
         engine.embed(Priority::Foreground, &model.target, row, cancel).map(Row::Embedding)
     } else {
-        engine.predict(&model.target, row, cancel).map(Row::Answer)
+        let ticket = engine.predict(&model.target, row.clone(), cancel)?;
+        Ok(Row::Answer(ticket, row))
     }
 }
 
@@ -74,8 +75,9 @@ impl Row {
     /// Its values, in the order of the model's outputs.
     async fn values(self, shared: &Shared) -> Result<Vec<Vec<f32>>, EngineError> {
         let (values, by, inference) = match self {
-            Self::Answer(ticket) => {
+            Self::Answer(ticket, subject) => {
                 let answer = ticket.await??;
+                shared.learning.capture(&answer, &subject);
                 (model::values(&answer), answer.by, answer.timings.inference)
             }
             Self::Embedding(ticket) => {

@@ -176,8 +176,27 @@ impl BackboneService for BackboneManager {
         &self,
         request: Request<DeleteBackboneRequest>,
     ) -> Result<Response<DeleteBackboneResponse>, Status> {
-        let id = name("backbone", &request.into_inner().backbone).map_err(RpcError::from)?;
-        self.keep(move |keeper| Ok(keeper.delete(&id)?)).await?;
+        let DeleteBackboneRequest { backbone, delete_embeddings } = request.into_inner();
+        let id = name("backbone", &backbone).map_err(RpcError::from)?;
+        let shared = self.shared.clone();
+        self.keep(move |keeper| {
+            let live = shared.engine.snapshot().backbones.get(&id).cloned();
+            if delete_embeddings && live.is_none() {
+                // One that does not exist is told before one that is not loaded.
+                let target = Target::Backbone(backbone);
+                shared.engine.snapshot().resolve(&target)?;
+            }
+            keeper.delete(&id)?;
+            let Some(live) = live.filter(|_| delete_embeddings) else { return Ok(()) };
+            let key = live.embedding_key();
+            // The same network under another id goes on using them.
+            let left = shared.engine.snapshot();
+            if left.backbones.values().all(|other| other.embedding_key() != key) {
+                shared.learning.store().delete_embeddings(key)?;
+            }
+            Ok(())
+        })
+        .await?;
         Ok(Response::new(DeleteBackboneResponse {}))
     }
 }

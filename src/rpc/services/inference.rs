@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use crate::base::cancel::Cancel;
-use crate::engine::{Priority, Subject};
+use crate::engine::Priority;
 use crate::proto::graft::inference_service_server::InferenceService;
 use crate::proto::graft::predict_stream_response::Result as Outcome;
 use crate::proto::graft::{
@@ -47,17 +47,11 @@ impl Inference {
             return self.answer_explained(request, deadline, arrived).await;
         }
         let Predict { subject, target, top_k } = request.try_into()?;
-        let encoded = match &subject {
-            Subject::Encoded(bytes) => Some(bytes.clone()),
-            Subject::Frame { .. } | Subject::Picture(_) | Subject::Tensor(_) => None,
-        };
         let cancel = Cancel::with_deadline(deadline);
-        let ticket = self.shared.engine.predict(&target, subject, cancel)?;
+        let ticket = self.shared.engine.predict(&target, subject.clone(), cancel)?;
         let answer = ticket.await??;
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
-        if let Some(encoded) = encoded {
-            self.shared.learning.capture(&answer, &encoded);
-        }
+        self.shared.learning.capture(&answer, &subject);
         Ok(predict_response(&answer, top_k, arrived))
     }
 
@@ -76,10 +70,12 @@ impl Inference {
         let cheap = wanted.options.is_cheap();
         let priority = if cheap { Priority::Foreground } else { Priority::Background };
         let options = wanted.options.clone();
-        let ticket = self.shared.engine.explain(priority, &target, subject, options, cancel)?;
+        let engine = &self.shared.engine;
+        let ticket = engine.explain(priority, &target, subject.clone(), options, cancel)?;
         let explained = ticket.await??;
         let answer = &explained.answer;
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
+        self.shared.learning.capture(answer, &subject);
         let mut response = predict_response(answer, top_k, arrived);
         response.explanation = Some(explanation::explanation(&explained, &wanted)?);
         if let Some(timings) = &mut response.timings {

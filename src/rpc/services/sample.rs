@@ -28,7 +28,7 @@ use crate::rpc::convert::target;
 use crate::rpc::deadline;
 use crate::rpc::item_stream::{self, Limits, Policy};
 use crate::rpc::status::RpcError;
-use crate::store::{Filter, Sample, SampleKey};
+use crate::store::{Filter, Sample, SampleKey, StoreError};
 
 /// Bytes of a correlation id.
 const MAXIMUM_CORRELATION_ID: usize = 200;
@@ -100,6 +100,18 @@ fn is_full(error: &RpcError) -> bool {
                 ..
             }
     )
+}
+
+/// Labels of a change stand in a message of their own, so that none can be told from no change.
+fn at_own_field(error: LearningError) -> RpcError {
+    #[allow(clippy::wildcard_enum_match_arm)] // one field's error, and the rest
+    match error {
+        LearningError::Store(StoreError::Invalid { field, reason }) => {
+            let path = field.strip_prefix("labels").map(|rest| format!("labels.values{rest}"));
+            FieldError::new(path.unwrap_or(field), reason).into()
+        }
+        error => error.into(),
+    }
 }
 
 /// A stored sample for the wire.
@@ -220,7 +232,8 @@ impl SampleService for Samples {
         let sample = blocking(move || {
             let dataset = name("dataset", &request.dataset)?;
             let change = convert::change(&request)?;
-            let sample = learning.update_sample(&dataset, &request.id, change)?;
+            let sample = learning.update_sample(&dataset, &request.id, change);
+            let sample = sample.map_err(at_own_field)?;
             described(&learning, &dataset, sample)
         });
         Ok(Response::new(UpdateSampleResponse { sample: Some(sample.await?) }))

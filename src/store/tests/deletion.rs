@@ -123,3 +123,52 @@ fn a_deleted_dataset_leaves_nothing_and_its_name_is_free() {
     store.create_dataset(&parts, DatasetSettings::default()).unwrap();
     assert_eq!(store.dataset_stats(&parts).unwrap().samples, 0);
 }
+
+#[test]
+fn a_label_and_a_note_that_were_replaced_are_soon_found_in_no_file() {
+    let (folder, store, parts) = fresh();
+    let old = NewSample { labels: vec!["old-label".into()], note: "old-note".into(), ..sample(1) };
+    store.add_sample_and_wait(&parts, old).unwrap();
+    let change = SampleChange {
+        labels: Some(vec!["new-label".into()]),
+        note: Some("new-note".into()),
+        ..SampleChange::default()
+    };
+    store.update_sample(&parts, &sample(1).id, change).unwrap();
+    // Nothing tells when the writer was idle for long enough.
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    for needle in [b"old-label".as_slice(), b"old-note"] {
+        while any_file_contains(folder.path(), needle) {
+            assert!(std::time::Instant::now() < patience, "{}", needle.escape_ascii());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    assert!(any_file_contains(folder.path(), b"new-label"));
+}
+
+#[test]
+fn what_a_backbone_made_can_be_forgotten_and_is_then_in_no_file() {
+    let (folder, store, parts) = fresh();
+    let other = Digest::of(b"another backbone");
+    let values = vec![1234.0; WIDTH];
+    let bytes: Vec<u8> =
+        values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+    add_all(&store, &parts, (0..3).map(sample));
+    let before = store.dataset_stats(&parts).unwrap();
+    let embedding = NewEmbedding { backbone: other, values };
+    for found in store.samples(&parts, &Filter::default(), None, 10).unwrap().samples {
+        store.put_embedding(&parts, &found.id, found.content, &embedding).unwrap();
+    }
+    // One that is nothing but this embedding.
+    let bare = NewSample { image: None, embeddings: vec![embedding], ..sample(3) };
+    store.add_sample_and_wait(&parts, bare).unwrap();
+    assert!(any_file_contains(folder.path(), &bytes));
+    let deletion = store.delete_embeddings(other).unwrap();
+    assert_eq!((deletion.removed, deletion.bytes, deletion.erased), (4, 8 * WIDTH as u64, true));
+    assert!(!any_file_contains(folder.path(), &bytes));
+    assert_eq!(store.dataset_stats(&parts).unwrap(), before);
+    assert!(store.sample(&parts, &sample(3).id).is_err());
+    assert_eq!(store.samples_without_embedding(&parts, other, None, 10).unwrap().len(), 3);
+    assert!(store.verify().unwrap().is_sound());
+    assert_eq!(store.delete_embeddings(other).unwrap().removed, 0);
+}

@@ -17,11 +17,7 @@ fn flip(path: &std::path::Path, needle: &[u8]) {
 
 #[test]
 fn a_flipped_byte_is_found_wherever_it_lies() {
-    let embedding: Vec<u8> = sample(7).embeddings[0]
-        .values
-        .iter()
-        .flat_map(|value| half::f16::from_f32(*value).to_le_bytes())
-        .collect();
+    let embedding = halves();
     for needle in
         [b"camera-1/000007".as_slice(), b"note seven", b"image 7", &embedding, b"head seven"]
     {
@@ -52,24 +48,124 @@ fn a_flipped_byte_in_an_image_file_is_found_and_never_handed_out() {
     flip(&files(&folder.path().join("images"))[0], b"x");
     let refused = store.image(&parts, &sample(1).id).unwrap_err();
     assert!(matches!(refused, StoreError::Corrupt(_)), "{refused}");
+    // Work on many samples goes on without it.
+    let found = store.sample(&parts, &sample(1).id).unwrap();
+    assert_eq!(store.sound_image_of(&found).unwrap(), None);
     assert_eq!(store.verify().unwrap().fault_count, 1);
 }
 
-#[test]
-fn training_stops_at_a_damaged_embedding() {
+/// The halves of sample 7 as they lie in the database.
+fn halves() -> Vec<u8> {
+    let values = &sample(7).embeddings[0].values;
+    values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect()
+}
+
+/// Ten samples, of which the seventh has a label of its own, and a byte of them flipped.
+fn damaged(needle: &[u8]) -> (tempfile::TempDir, Store, Name) {
     let (folder, store, parts) = fresh();
-    store.add_sample_and_wait(&parts, sample(7)).unwrap();
+    for number in 0..10 {
+        let mut sent = sample(number);
+        if number == 7 {
+            sent.labels = vec!["gear wheel".to_owned()];
+        }
+        store.add_sample_and_wait(&parts, sent).unwrap();
+    }
     drop(store);
-    let halves: Vec<u8> = sample(7).embeddings[0]
-        .values
-        .iter()
-        .flat_map(|value| half::f16::from_f32(*value).to_le_bytes())
-        .collect();
-    flip(&folder.path().join("graftd.sqlite"), &halves);
+    flip(&folder.path().join("graftd.sqlite"), needle);
     let store = Store::open(folder.path()).unwrap();
-    let mut blocks = store.embeddings(&parts, backbone(), None, 10).unwrap();
-    assert!(matches!(blocks.next().unwrap().unwrap_err(), StoreError::Corrupt(_)));
-    assert!(blocks.next().is_none());
+    (folder, store, parts)
+}
+
+/// Needles whose flip leaves a sample that must not be learnt from: in a label, so that it is another
+/// (`Gear wheel`) or no JSON any more, and in the embedding.
+fn needles() -> [Vec<u8>; 3] {
+    [b"gear wheel".to_vec(), b"\"gear wheel".to_vec(), halves()]
+}
+
+#[test]
+fn what_a_flipped_byte_changed_is_left_out_of_training_and_counted() {
+    for needle in needles() {
+        let (_folder, store, parts) = damaged(&needle);
+        let text = needle.escape_ascii();
+        // Also where the damaged one is all that a block would have held.
+        for rows in [1, 3, 10] {
+            let mut blocks = store.embeddings(&parts, backbone(), None, rows).unwrap();
+            let mut ids = Vec::new();
+            for block in &mut blocks {
+                let block = block.unwrap();
+                assert_eq!(block.values.len(), block.samples.len() * WIDTH);
+                ids.extend(block.samples.into_iter().map(|sample| sample.id));
+            }
+            assert_eq!(ids.len(), 9, "{text}");
+            assert!(!ids.contains(&sample(7).id), "{text}");
+            assert_eq!(blocks.damaged(), 1, "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_row_hides_no_other_and_stops_nothing() {
+    for needle in &needles()[..2] {
+        let (folder, store, parts) = damaged(needle);
+        let text = needle.escape_ascii();
+        assert_eq!(store.snapshot(&parts).unwrap().samples, 9, "{text}");
+        let mut ids = Vec::new();
+        let mut after = None;
+        loop {
+            let page = store.samples(&parts, &Filter::default(), after, 4).unwrap();
+            ids.extend(page.samples.into_iter().map(|sample| sample.id));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(ids.len(), 9, "{text}");
+        let labelled = Filter { labels: vec!["bolt".into()], ..Filter::default() };
+        assert_eq!(store.samples(&parts, &labelled, None, 10).unwrap().samples.len(), 4);
+        let other = Digest::of(b"another backbone");
+        assert_eq!(store.samples_without_embedding(&parts, other, None, 100).unwrap().len(), 9);
+        assert!(matches!(store.sample(&parts, &sample(7).id), Err(StoreError::Corrupt(_))));
+        // New ones come in, and what is read beside the daemon works as well.
+        store.add_sample_and_wait(&parts, sample(10)).unwrap();
+        let reader = Store::open_read_only(folder.path()).unwrap();
+        assert!(reader.stats().is_ok());
+        assert_eq!(reader.verify().unwrap().fault_count, 1, "{text}");
+    }
+    let (_folder, store, parts) = damaged(b"\"gear wheel");
+    assert_eq!(store.stats().unwrap().damaged, 1);
+    assert_eq!(store.dataset_stats(&parts).unwrap().samples, 9);
+}
+
+#[test]
+fn an_export_leaves_out_what_is_damaged_and_names_it() {
+    let target = tempfile::tempdir().unwrap();
+    for (at, needle) in needles().into_iter().chain([b"image 7".to_vec()]).enumerate() {
+        let (_folder, store, parts) = damaged(&needle);
+        let path = target.path().join(at.to_string());
+        let report = store.export(&parts, ExportTarget::Folder(path.clone())).unwrap();
+        let text = needle.escape_ascii();
+        assert_eq!(report.left_out.len(), 1, "{text}: {report:?}");
+        let imported: Vec<_> = Import::open(&path).unwrap().map(Result::unwrap).collect();
+        // Of a damaged row nothing is taken; of a damaged part the rest is.
+        let (whole_row, of_image) = (at < 2, at == 3);
+        assert_eq!(imported.len(), if whole_row { 9 } else { 10 }, "{text}");
+        assert_eq!(report.images, if whole_row || of_image { 9 } else { 10 }, "{text}");
+        for found in imported.iter().filter(|found| !found.embeddings.is_empty()) {
+            let number: u32 = found.id[9..15].parse().unwrap();
+            assert_eq!(found.embeddings, sample(number).embeddings, "{text}: rows moved");
+        }
+    }
+}
+
+#[test]
+fn a_dataset_with_damaged_rows_can_be_deleted_and_leaves_nothing() {
+    for needle in &needles()[..2] {
+        let (folder, store, parts) = damaged(needle);
+        store.delete_dataset(&parts).unwrap();
+        assert!(store.verify().unwrap().is_sound());
+        assert!(!any_file_contains(folder.path(), b"ear wheel"));
+        assert!(!any_file_contains(folder.path(), b"image 7"));
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
+use super::super::writer::Urgency;
 use super::super::*;
 use super::*;
 
@@ -263,6 +265,50 @@ fn an_unknown_dataset_is_named_in_the_error() {
 }
 
 #[test]
+fn a_commit_holds_at_most_64_operations() {
+    let (_folder, store, _) = fresh();
+    let (sender, receiver) = mpsc::channel();
+    let (begun, running) = mpsc::channel();
+    let (release, wait) = mpsc::channel::<()>();
+    let done = sender.clone();
+    store.submit(
+        Urgency::Now,
+        move |_| {
+            begun.send(()).unwrap();
+            let _ = wait.recv();
+            Ok(())
+        },
+        move |result| done.send(result).unwrap(),
+    );
+    // The writer is held within its first operation; all others wait in the queue by then.
+    running.recv().unwrap();
+    let before = store.commits();
+    for _ in 0..200 {
+        let done = sender.clone();
+        store.submit(Urgency::Batch, |_| Ok(()), move |result| done.send(result).unwrap());
+    }
+    release.send(()).unwrap();
+    (0..201).for_each(|_| receiver.recv().unwrap().unwrap());
+    // The held one alone, then 64, 64, 64 and 8.
+    assert_eq!(store.commits() - before, 5);
+}
+
+#[test]
+fn a_commit_follows_the_one_before_after_50_milliseconds_and_not_much_later() {
+    let (_folder, store, parts) = fresh();
+    for number in 0..5 {
+        let began = Instant::now();
+        store.add_sample_and_wait(&parts, sample(2 * number)).unwrap();
+        let first = Instant::now();
+        store.add_sample_and_wait(&parts, sample(2 * number + 1)).unwrap();
+        // The COMMIT before was at `began` or later.
+        assert!(began.elapsed() >= Duration::from_millis(50), "it did not wait for others");
+        // Room for a machine that does ten other things.
+        assert!(first.elapsed() < Duration::from_secs(2), "{:?}", first.elapsed());
+    }
+}
+
+#[test]
 fn an_idle_writer_commits_at_once_and_a_busy_one_gathers() {
     let (_folder, store, parts) = fresh();
     let (sender, receiver) = mpsc::channel();
@@ -312,4 +358,23 @@ fn of_100_000_different_labels_the_dataset_takes_10_000_and_refuses_the_rest_by_
     let more = NewSample { labels: vec!["label 7".into()], ..labelled(100_000) };
     assert_eq!(store.add_sample_and_wait(&parts, more).unwrap().outcome, Outcome::Added);
     assert_eq!(store.dataset_stats(&parts).unwrap().labels.len(), 10_000);
+}
+
+#[test]
+fn a_dataset_is_made_with_its_first_sample_and_by_none_that_is_refused() {
+    let (_folder, store, _) = fresh();
+    let add = |sample| {
+        let (sender, receiver) = mpsc::channel();
+        store.add_sample_making(&name("new"), sample, move |r| sender.send(r).unwrap());
+        receiver.recv().unwrap()
+    };
+    let long = NewSample { labels: vec!["x".repeat(10_000)], ..sample(1) };
+    assert!(add(long).is_err());
+    let narrow = NewEmbedding { backbone: backbone(), values: vec![1.0; WIDTH] };
+    let wide = NewEmbedding { backbone: backbone(), values: vec![1.0; WIDTH + 1] };
+    // Refused on the writer's thread, after the dataset was made there.
+    assert!(add(NewSample { embeddings: vec![narrow, wide], ..sample(1) }).is_err());
+    assert!(store.dataset(&name("new")).is_err());
+    assert_eq!(add(sample(1)).unwrap().outcome, Outcome::Added);
+    assert_eq!(store.dataset_stats(&name("new")).unwrap().samples, 1);
 }

@@ -75,7 +75,18 @@ fn any_file_contains(folder: &Path, needle: &[u8]) -> bool {
 /// Makes all samples look as if they had come in the year 2100, by a clock that has jumped back since.
 fn dated_in_2100(store: &Store) {
     let date = |session: &mut super::writer::Session<'_>| {
-        session.connection.execute("UPDATE samples SET added_at = 4102444800000000", [])?;
+        for dataset in super::dataset::load(session.connection)? {
+            let number = dataset?.number;
+            let after = super::SampleKey::before(number);
+            let all = super::Filter::default();
+            for mut sample in super::query::list(session.connection, number, &all, after, 1_000)? {
+                sample.added_at = crate::base::clock::Timestamp(4_102_444_800_000_000);
+                session.connection.execute(
+                    "UPDATE samples SET added_at = ?2, checksum = ?3 WHERE key = ?1",
+                    [sample.key.0, sample.added_at.0, sample.checksum()],
+                )?;
+            }
+        }
         Ok(())
     };
     store.write(super::writer::Urgency::Now, date).unwrap();

@@ -76,3 +76,22 @@ fn pictures_that_a_wrong_clock_dated_years_ahead_do_not_use_up_the_hourly_budget
     assert!(store.capture_sample(&parts, sample(3), budget).unwrap());
     assert!(!store.capture_sample(&parts, sample(4), budget).unwrap(), "two an hour again");
 }
+
+#[test]
+fn the_budget_of_captures_is_asked_of_an_index_and_not_of_the_dataset() {
+    let (_folder, store, _) = fresh();
+    for (sql, index) in [
+        (super::super::intake::CAPTURED_BETWEEN, "samples_captured_at (added_at>? AND added_at<?)"),
+        (super::super::intake::CAPTURED_WAITING, "samples_captured_waiting (key>? AND key<?)"),
+    ] {
+        let plan: String = store
+            .read(|connection| {
+                let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                let values = vec![0; statement.parameter_count()];
+                let values = rusqlite::params_from_iter(values);
+                Ok(statement.query_row(values, |row| row.get(3))?)
+            })
+            .unwrap();
+        assert!(plan.contains(index), "{plan}");
+    }
+}

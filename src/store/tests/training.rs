@@ -76,3 +76,25 @@ fn a_snapshot_changes_with_a_label_and_with_nothing_else() {
     store.update_sample(&parts, &sample(1).id, relabel).unwrap();
     assert_ne!(store.snapshot(&parts).unwrap().digest, before.digest);
 }
+
+#[test]
+fn an_embedding_by_a_further_backbone_keeps_to_the_quota_and_drops_no_sample() {
+    for when_full in [WhenFull::Refuse, WhenFull::DropOldest] {
+        let (_folder, store, parts) = fresh();
+        add_all(&store, &parts, (0..3).map(sample));
+        let stored = store.dataset_stats(&parts).unwrap().bytes;
+        let room = 2 * WIDTH as u64;
+        let quota = Quota { max_bytes: Some(stored + room), when_full, ..Quota::default() };
+        store.update_dataset(&parts, DatasetSettings { quota, ..Default::default() }).unwrap();
+        let other =
+            NewEmbedding { backbone: Digest::of(b"another backbone"), values: vec![1.0; WIDTH] };
+        let samples = store.samples(&parts, &Filter::default(), None, 10).unwrap().samples;
+        let put = |sample: &Sample| store.put_embedding(&parts, &sample.id, sample.content, &other);
+        put(&samples[0]).unwrap();
+        let refused = put(&samples[1]).unwrap_err();
+        assert!(matches!(refused, StoreError::QuotaExceeded { .. }), "{refused}");
+        put(&samples[0]).unwrap(); // one that is there is replaced
+        let stats = store.dataset_stats(&parts).unwrap();
+        assert_eq!((stats.samples, stats.bytes), (3, stored + room));
+    }
+}
