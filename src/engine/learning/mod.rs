@@ -29,7 +29,9 @@ pub use capture::{CaptureSettings, Captured};
 pub use error::LearningError;
 pub use evaluation::Judged;
 pub use examination::Examination;
-pub use intake::{Content, IncomingSample, StoredSample};
+pub use intake::{
+    Content, Full, IncomingSample, OpenSample, PendingSample, ReadySample, StoredSample,
+};
 pub use job::{
     CurvePoint, Job, JobProgress, TrainingOptions, TrainingOutcome, TrainingReport, TrainingRequest,
 };
@@ -49,6 +51,7 @@ pub struct Learning {
     jobs: Jobs,
     following: following::Following,
     capture: capture::Capture,
+    places: intake::Places,
     /// Held while a dataset is examined: one at a time.
     examining: Mutex<()>,
 }
@@ -63,7 +66,8 @@ impl Learning {
         let following = following::Following::start(Arc::clone(&engine), store.clone())?;
         let jobs = Jobs::start(Arc::clone(&engine), store.clone(), following.herald())?;
         let capture = capture::Capture::start(store.clone())?;
-        Ok(Self { engine, store, jobs, following, capture, examining: Mutex::default() })
+        let (places, examining) = (intake::Places::new(&engine), Mutex::default());
+        Ok(Self { engine, store, jobs, following, capture, places, examining })
     }
 
     /// What is stored.
