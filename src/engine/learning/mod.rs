@@ -121,6 +121,17 @@ impl Learning {
         self.following.corrected(dataset);
         Ok(deletion)
     }
+
+    /// Deletes a dataset with all its samples. A head that follows it forgets what it learnt as soon as
+    /// there is one of the same name again.
+    ///
+    /// # Errors
+    /// As [`Store::delete_dataset`].
+    pub fn delete_dataset(&self, dataset: &Name) -> Result<Deletion, LearningError> {
+        let deletion = self.store.delete_dataset(dataset)?;
+        self.following.corrected(dataset);
+        Ok(deletion)
+    }
 }
 
 impl std::fmt::Debug for Learning {

@@ -248,7 +248,7 @@ impl SampleService for Samples {
                 (totals.samples, totals.bytes)
             } else {
                 let deletion = if all {
-                    store.delete_dataset(&dataset)?
+                    learning.delete_dataset(&dataset)?
                 } else {
                     learning.delete_samples(&dataset, &filter)?
                 };
