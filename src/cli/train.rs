@@ -236,6 +236,9 @@ pub(super) fn report_text(report: &Report) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_header(["class", "samples", "precision", "recall", "F1"]);
+        if !judged.absent.is_empty() {
+            object["absent"] = json!(judged.absent);
+        }
     for class in &report.per_class {
         table.add_row([
             class.label.clone(),
@@ -288,6 +291,12 @@ fn text(
 
 /// Writes a result file.
 pub(super) fn write(file: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    for class in &judged.absent {
+        text.push_str(&format!(
+            "{class}: all pictures of some fold's test, so that its head does not have this class \
+             and counts as wrong about them; the final head has it. More pictures of it help\n"
+        ));
+    }
     atomic::write(file, bytes)
         .map_err(|error| CliError::Other(format!("cannot write {}: {error}", file.display())))
 }

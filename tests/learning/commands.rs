@@ -153,6 +153,22 @@ fn the_dataset_report_names_the_photographs_that_are_to_be_put_right() {
         "duplicates",
         "likely_wrong_labels",
         "poor_photographs",
+#[test]
+fn a_class_of_one_picture_is_learnt_and_said_to_be_judged_wrong() {
+    let (device, folder) = (Device::new(), class_folder(10));
+    std::fs::create_dir(folder.path().join("rare")).unwrap();
+    let grey = picture([120, 120, 120], 1);
+    std::fs::write(folder.path().join("rare/only.png"), grey).unwrap();
+    let train = ["train", path(folder.path()), "--kind", "lda"];
+    let object = device.object(&train, 0);
+    assert_eq!(object["absent"], serde_json::json!(["rare"]));
+    assert_eq!(object["classes"].as_array().unwrap().len(), 4);
+    assert_eq!(object["per_class"]["rare"]["recall"], 0.0);
+    assert!(object["accuracy"].as_f64().unwrap() > 0.8, "{object:?}");
+    let said = device.said(&train);
+    assert!(said.contains("rare: all pictures of some fold"), "{said}");
+}
+
         "most_confused",
         "accuracy",
     ];
