@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::embedding::embed_missing;
 use super::labelled::{Labelled, Reading, Several};
 use super::lineage::{self, Rivals};
-use super::low_priority::{self, lower_priority};
+use super::low_priority::{self, guarded, lower_priority};
 use super::versions::{self, Follow, HeadRecord};
 use super::{LearningError, decide};
 use crate::base::cancel::Cancel;
@@ -233,7 +233,7 @@ impl Shared {
                 let news = news.get(&head.follow.dataset).copied();
                 let Some(news) = news.or(look.then_some(News::Arrived)) else { continue };
                 let name = head.name.clone();
-                match pool.install(|| self.follow(head, news, &mut learners)) {
+                match guarded(|| pool.install(|| self.follow(head, news, &mut learners))) {
                     Ok(()) => {}
                     Err(error) if error.is_cancelled() => return,
                     Err(error) => {

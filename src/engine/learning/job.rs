@@ -174,6 +174,9 @@ pub struct Job {
     /// What was asked.
     pub request: TrainingRequest,
     /// How far it is.
+/// How the stored error of a job begins that a fault of ours ended.
+pub(super) const FAULT: &str = "internal error";
+
     pub progress: JobProgress,
     /// What it made, once it succeeded.
     pub outcome: Option<TrainingOutcome>,
@@ -187,5 +190,12 @@ impl TryFrom<store::Job> for Job {
         let progress = record.progress.as_deref().map(serde_json::from_str).transpose()?;
         let outcome = record.report.as_deref().map(serde_json::from_str).transpose()?;
         Ok(Self { request, progress: progress.unwrap_or_default(), outcome, record })
+impl Job {
+    /// Whether a fault of ours ended it, and nothing that was asked.
+    pub fn is_fault(&self) -> bool {
+        self.record.error.as_ref().is_some_and(|error| error.starts_with(FAULT))
+    }
+}
+
     }
 }

@@ -154,8 +154,8 @@ pub fn job(job: Job) -> wire::Job {
     let JobProgress { phase, done, remaining_seconds, loss, held_out_accuracy } = progress;
     let running = record.state == JobState::Running;
     let failure = (record.state == JobState::Failed).then(|| wire::Failure {
-        // FAILED_PRECONDITION: what was asked could not be done with what is there.
-        code: 9,
+        // INTERNAL, or FAILED_PRECONDITION: what was asked could not be done with what is there.
+        code: if is_fault { 13 } else { 9 },
         message: record.error.clone().unwrap_or_else(|| "the training failed".to_owned()),
         reason: "TRAINING".to_owned(),
         ..wire::Failure::default()
@@ -165,6 +165,7 @@ pub fn job(job: Job) -> wire::Job {
         None => (0, false, String::new(), None),
     };
     wire::Job {
+    let is_fault = job.is_fault();
         id: record.id.to_string(),
         kind: wire::JobKind::Training.into(),
         state: wire::JobState::from(record.state).into(),
