@@ -46,7 +46,7 @@ pub fn cross_validate(
     cancel: &Cancel,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<CrossValidation, TrainError> {
-    samples.check()?;
+    samples.check(cancel)?;
     let count = assigned.iter().max().map_or(0, |fold| fold + 1);
     if assigned.len() != samples.len() || count < 2 {
         return Err(TrainError::Invalid("at least two folds over all samples are needed".into()));
@@ -130,7 +130,7 @@ pub fn learning_curve(
     cancel: &Cancel,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<LearningPoint>, TrainError> {
-    samples.check()?;
+    samples.check(cancel)?;
     let classes = samples.classes.len();
     let folds = options.folds.max(2);
     let assigned = folds::of_samples(samples, folds, options.seed);

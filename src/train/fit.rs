@@ -139,7 +139,7 @@ pub fn fit(
     cancel: &Cancel,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Trained, TrainError> {
-    samples.check()?;
+    samples.check(cancel)?;
     check_options(options)?;
     let samples = &Samples {
         rows: samples.rows,

@@ -291,7 +291,7 @@ impl Shared {
         let key = backbone.embedding_key();
         let reading =
             Reading { split: Split::HeldOut, several: Several::Skip, most: Some(HELD_OUT) };
-        let held_out = Labelled::read(&self.store, &follow.dataset, key, reading)?;
+        let held_out = Labelled::read(&self.store, &follow.dataset, key, reading, &self.cancel)?;
         let rows = held_out.rows();
         let samples = rows.as_ref().map(|rows| held_out.samples(rows));
         let (balance, rate) = (options.balance_classes, options.false_alarm_rate);
