@@ -2,7 +2,7 @@
 //! on everything.
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::calibration::{fit_temperature, log_loss, top};
 use super::lbfgs::Stop;
@@ -21,7 +21,7 @@ const KEPT_SCORES: usize = 1_000_000;
 const ROUGH: Stop = Stop { gradient: 1e-6, decrease: 1e-5, iterations: 300 };
 
 /// How novelty is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoveltyMethod {
     /// Distance to the nearest class.

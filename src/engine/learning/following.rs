@@ -22,7 +22,7 @@ use super::labelled::{Labelled, Reading, Several};
 use super::lineage::{self, Rivals};
 use super::low_priority::{self, guarded, lower_priority};
 use super::versions::{self, Follow, HeadRecord};
-use super::{LearningError, decide};
+use super::{LearningError, decide, training};
 use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::name::Name;
@@ -311,9 +311,8 @@ impl Shared {
             return Ok(None);
         }
         let line = rivals.line(&follow.promotion, &decision, new.as_ref(), judged.as_deref());
-        let scores = new.map(
-            |report| serde_json::json!({ "accuracy": report.accuracy, "ece": report.ece_after }),
-        );
+        let scores =
+            new.map(|report| serde_json::to_value(training::scores(&report))).transpose()?;
         let head = head.with_provenance(Provenance {
             backbone: record.backbone.to_string(),
             backbone_sha256: backbone.network.digest().to_string(),

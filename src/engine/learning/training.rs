@@ -13,7 +13,7 @@ use super::versions::{self, Follow, HeadRecord};
 use super::{Decision, LearningError, Line, Policy, Promotion, Rival, decide};
 use crate::base::cancel::{Cancel, Cancelled};
 use crate::engine::{Answerer, Engine, LiveBackbone, LiveHead, Target};
-use crate::heads::{Head, Kind, Provenance};
+use crate::heads::{Head, Kind, Provenance, Scores};
 use crate::store::{JobId, SampleKey, Split, Store};
 use crate::train::{self, HalfRows, Phase, Report, Trained};
 
@@ -108,10 +108,7 @@ pub(super) fn run(
         samples: train_count,
         seed: request.options.seed,
         options: serde_json::to_value(&request.options)?,
-        scores: serde_json::json!({
-            "accuracy": report.held_out.accuracy,
-            "ece": report.held_out.ece_after,
-        }),
+        scores: serde_json::to_value(scores(&report.held_out))?,
     });
     // The last moment at which nothing has happened yet.
     cancel.check()?;
@@ -160,6 +157,12 @@ fn promote(
     }
     let message = "another version was made live while it was judged: activate it by hand";
     Ok(Decision { promote: false, message: message.to_owned() })
+}
+
+/// What a head remembers of how it was judged.
+pub(super) fn scores(report: &Report) -> Scores {
+    let (accuracy, ece) = (Some(report.accuracy), Some(report.ece_after));
+    Scores { accuracy, ece, folds: Vec::new() }
 }
 
 /// What fitting gives.
