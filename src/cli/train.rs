@@ -11,9 +11,9 @@ use super::class_folder::{ClassFolder, Embedded, Embedder, progress_bar};
 use super::preprocessing::PreprocessingFlags;
 use super::{CliError, Global, Outcome};
 use crate::base::{atomic, cancel::Cancel};
-use crate::heads::{Head, Kind, Provenance};
-use crate::terminal::confusion_matrix;
-use crate::terminal::print;
+use crate::engine::learning::TrainingOptions;
+use crate::heads::{Head, Kind, Provenance, Scores};
+use crate::terminal::{ClassLine, print, scores_text};
 use crate::train::{
     CrossValidation, LearningPoint, NoveltyMethod, Report, Samples, Trained, cross_validate, fit,
     learning_curve, stratified,
@@ -262,26 +262,14 @@ pub(super) fn per_class(report: &Report) -> Value {
 
 /// Accuracy, scores by class and confusion matrix for a person.
 pub(super) fn report_text(report: &Report) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header(["class", "samples", "precision", "recall", "F1"]);
-        if !judged.absent.is_empty() {
-            object["absent"] = json!(judged.absent);
-        }
-    for class in &report.per_class {
-        table.add_row([
-            class.label.clone(),
-            class.samples.to_string(),
-            format!("{:.3}", class.precision),
-            format!("{:.3}", class.recall),
-            format!("{:.3}", class.f1),
-        ]);
-    }
-    if report.confusion.is_empty() {
-        return table.to_string();
-    }
-    let labels: Vec<String> = report.per_class.iter().map(|class| class.label.clone()).collect();
-    format!("{table}\n\n{}", confusion_matrix(&labels, &report.confusion))
+    let lines = report.per_class.iter().map(|class| ClassLine {
+        label: class.label.clone(),
+        samples: class.samples as u64,
+        precision: class.precision,
+        recall: class.recall,
+        f1: class.f1,
+    });
+    scores_text(&lines.collect::<Vec<_>>(), &report.confusion)
 }
 
 fn text(
@@ -291,12 +279,6 @@ fn text(
     fit_seconds: f64,
     curve: &[LearningPoint],
 ) -> String {
-    for class in &judged.absent {
-        text.push_str(&format!(
-            "{class}: all pictures of some fold's test, so that its head does not have this class \
-             and counts as wrong about them; the final head has it. More pictures of it help\n"
-        ));
-    }
     let report = &judged.report;
     let (low, high) = report.interval;
     let mut text = format!(
@@ -309,6 +291,12 @@ fn text(
         judged.accuracies.len(),
         report_text(report)
     );
+    for class in &judged.absent {
+        text.push_str(&format!(
+            "{class}: all pictures of some fold's test, so that its head does not have this class \
+             and counts as wrong about them; the final head has it. More pictures of it help\n"
+        ));
+    }
     text.push_str(&format!("chosen: {}\n", trained.reason));
     text.push_str(&format!(
         "calibration error {:.3} before, {:.3} after the temperature ({:.2} in the final head)\n",
