@@ -225,7 +225,7 @@ impl Store {
                 hasher.update(labels.as_bytes());
                 hasher.update(&row.get::<_, f64>(3)?.to_le_bytes());
                 hasher.update(&[row.get::<_, u8>(4)?]);
-                if snapshot.samples % 1000 == 0 && !goes_on() {
+                if snapshot.samples.is_multiple_of(1000) && !goes_on() {
                     return Ok(false);
                 }
                 snapshot.samples += 1;
