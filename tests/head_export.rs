@@ -67,6 +67,9 @@ fn heads(width: usize) -> Vec<Head> {
     vec![
         build(Kind::Softmax, &Transform::default(), Classifier::Linear(linear(3, width, 1))),
         build(Kind::Softmax, &both, Classifier::Linear(linear(3, width, 1))),
+        build(Kind::Lda, &unit, Classifier::Linear(linear(3, width, 12))),
+        build(Kind::Slda, &unit, Classifier::Linear(linear(3, width, 13))),
+        build(Kind::Prototype, &unit, Classifier::Linear(linear(3, width, 14))),
         build(Kind::MultiLabel, &unit, Classifier::Linear(linear(3, width, 2))),
         build(Kind::Knn, &unit, Classifier::Neighbours(neighbours)),
         build(Kind::Softmax, &unit, Classifier::Kernel(kernel)),
@@ -80,18 +83,33 @@ fn the_exported_file_computes_the_logits_of_the_head() {
         println!("skipped: no assets; set GRAFTD_ASSETS");
         return;
     };
+    // `tests/reference/head_export.py` runs what is written there in onnxruntime.
+    let written = std::env::var_os("GRAFTD_EXPORT_TO").map(PathBuf::from);
     for model in ["mobilenet-v1-0.25-128", "squeezenet-1.1"] {
         let file = assets.join(format!("models/{model}.onnx"));
         let network = Network::load(Source::File(file), &Options::default()).unwrap();
         let input: Vec<f32> = noise(network.plan().input_len(), 11);
         let outputs = network.plan().run(&input).unwrap();
         let embedding = outputs[0].values();
-        for head in heads(network.embedding().width) {
+        let heads = heads(network.embedding().width);
+        let missing = Kind::ALL.into_iter().find(|kind| heads.iter().all(|h| h.kind() != *kind));
+        assert_eq!(missing, None, "every kind is exported");
+        for (number, head) in heads.into_iter().enumerate() {
             if head.kind() == Kind::Knn && network.opset() < 10 {
                 assert!(head.to_onnx(&network).is_err());
                 continue;
             }
             let bytes = head.to_onnx(&network).unwrap();
+            if let Some(folder) = &written {
+                let probabilities = head.predict(embedding).unwrap().probabilities;
+                write(
+                    folder,
+                    &format!("{model} {number} {}", head.kind()),
+                    &bytes,
+                    &input,
+                    &probabilities,
+                );
+            }
             let overrides = Overrides { logits: Some("logits".into()), ..Overrides::default() };
             let options = Options { overrides, ..Options::default() };
             let exported = Network::load(Source::Bytes(Cow::Owned(bytes)), &options);
@@ -107,6 +125,15 @@ fn the_exported_file_computes_the_logits_of_the_head() {
             }
         }
     }
+}
+
+/// Writes an exported head with an input and the probabilities that it must answer.
+#[allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
+fn write(folder: &Path, name: &str, network: &[u8], input: &[f32], probabilities: &[f32]) {
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join(format!("{name}.onnx")), network).unwrap();
+    let expected = serde_json::json!({ "input": input, "probabilities": probabilities });
+    std::fs::write(folder.join(format!("{name}.json")), expected.to_string()).unwrap();
 }
 
 #[test]

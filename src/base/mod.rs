@@ -1,4 +1,4 @@
-//! Small change that every layer needs: names, digests, the clock, cancellation, durable files,
+//! Small change that every layer needs: names, labels, digests, the clock, cancellation, durable files,
 //! memory.
 
 pub mod atomic;
@@ -6,6 +6,7 @@ pub mod cancel;
 pub mod clock;
 pub mod digest;
 pub mod host;
+pub mod label;
 pub mod lru;
 #[cfg(feature = "daemon")]
 pub mod memory;

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::class_folder::{ClassFolder, Embedded, Embedder, progress_bar};
 use super::preprocessing::PreprocessingFlags;
 use super::{CliError, Global, Outcome};
 use crate::base::{atomic, cancel::Cancel};
-use crate::heads::{Head, Kind, Provenance};
-use crate::terminal::confusion_matrix;
-use crate::terminal::print;
+use crate::engine::learning::TrainingOptions;
+use crate::heads::{Head, Kind, Provenance, Scores};
+use crate::terminal::{ClassLine, print, scores_text};
 use crate::train::{
-    CrossValidation, LearningPoint, Options, Report, Samples, Trained, cross_validate, fit,
+    CrossValidation, LearningPoint, NoveltyMethod, Report, Samples, Trained, cross_validate, fit,
     learning_curve, stratified,
 };
 
@@ -41,7 +41,7 @@ pub(crate) struct Train {
     /// Of everything random: the same seed gives the same head, byte for byte.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Let every class count alike, however many pictures it has.
+    /// Let every class count alike, however many pictures it has. Default: every picture counts alike.
     #[arg(long)]
     balance: bool,
     /// Share of each target that is spread over all classes.
@@ -50,6 +50,10 @@ pub(crate) struct Train {
     /// Share of photographs of known classes that may be called unknown.
     #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
     false_alarms: f32,
+    /// How novelty is measured: by the distance to the nearest class, or by the energy of the logits,
+    /// which takes no memory and finds fewer unknowns. Default: mahalanobis.
+    #[arg(long, value_enum)]
+    novelty: Option<Novelty>,
     /// Also train on an eighth, a quarter and a half of the pictures: would more help?
     #[arg(long)]
     learning_curve: bool,
@@ -67,6 +71,21 @@ pub(crate) struct Train {
     /// One JSON object.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Novelty {
+    Mahalanobis,
+    Energy,
+}
+
+impl From<Novelty> for NoveltyMethod {
+    fn from(novelty: Novelty) -> Self {
+        match novelty {
+            Novelty::Mahalanobis => Self::Mahalanobis,
+            Novelty::Energy => Self::Energy,
+        }
+    }
 }
 
 fn kind_names() -> clap::builder::PossibleValuesParser {
@@ -89,7 +108,8 @@ impl Train {
         let rows = embedded.rows()?;
         let samples = embedded.samples(&rows);
         let assigned = self.assign_folds(&embedded, &samples)?;
-        let options = self.options();
+        let chosen = self.options();
+        let options = chosen.to_train();
         let cancel = Cancel::default();
 
         let began = Instant::now();
@@ -109,7 +129,7 @@ impl Train {
         bar.finish_and_clear();
         let fit_seconds = began.elapsed().as_secs_f64();
 
-        self.write_files(&trained, &embedded, &embedder, &options, &judged)?;
+        self.write_files(&trained, &embedded, &embedder, &chosen, &judged)?;
         if self.json {
             let object = self.object(&trained, &judged, &embedded, fit_seconds, &curve);
             print::json(&object);
@@ -119,14 +139,16 @@ impl Train {
         Ok(if embedded.failed == 0 { Outcome::Complete } else { Outcome::SomeFailed })
     }
 
-    fn options(&self) -> Options {
-        Options {
+    /// In the shape in which a device keeps them, so that it can show those of a head from here.
+    fn options(&self) -> TrainingOptions {
+        TrainingOptions {
             kind: Kind::ALL.into_iter().find(|kind| kind.name() == self.kind),
             seed: self.seed,
-            balance: self.balance,
+            balance_classes: self.balance,
             label_smoothing: self.label_smoothing,
             false_alarm_rate: self.false_alarms,
-            ..Options::default()
+            novelty: self.novelty.map(Into::into),
+            ..TrainingOptions::default()
         }
     }
 
@@ -162,7 +184,7 @@ impl Train {
         trained: &Trained,
         embedded: &Embedded,
         embedder: &Embedder,
-        options: &Options,
+        options: &TrainingOptions,
         judged: &CrossValidation,
     ) -> Result<(), CliError> {
         if self.save.is_none() && self.onnx.is_none() {
@@ -179,7 +201,11 @@ impl Train {
             samples: embedded.names.len() as u64,
             seed: self.seed,
             options: json!(options),
-            scores: json!({ "accuracy": judged.accuracy(), "folds": judged.accuracies }),
+            scores: json!(Scores {
+                accuracy: Some(judged.accuracy()),
+                ece: Some(judged.report.ece_after),
+                folds: judged.accuracies.clone(),
+            }),
         });
         if let Some(file) = &self.save {
             write(file, &head.to_bytes().map_err(other)?)?;
@@ -210,6 +236,9 @@ impl Train {
             "ece_before": judged.report.ece_before,
             "ece_after": judged.report.ece_after,
         });
+        if !judged.absent.is_empty() {
+            object["absent"] = json!(judged.absent);
+        }
         if self.learning_curve {
             object["learning_curve"] = json!(curve);
         }
@@ -233,23 +262,14 @@ pub(super) fn per_class(report: &Report) -> Value {
 
 /// Accuracy, scores by class and confusion matrix for a person.
 pub(super) fn report_text(report: &Report) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header(["class", "samples", "precision", "recall", "F1"]);
-    for class in &report.per_class {
-        table.add_row([
-            class.label.clone(),
-            class.samples.to_string(),
-            format!("{:.3}", class.precision),
-            format!("{:.3}", class.recall),
-            format!("{:.3}", class.f1),
-        ]);
-    }
-    if report.confusion.is_empty() {
-        return table.to_string();
-    }
-    let labels: Vec<String> = report.per_class.iter().map(|class| class.label.clone()).collect();
-    format!("{table}\n\n{}", confusion_matrix(&labels, &report.confusion))
+    let lines = report.per_class.iter().map(|class| ClassLine {
+        label: class.label.clone(),
+        samples: class.samples as u64,
+        precision: class.precision,
+        recall: class.recall,
+        f1: class.f1,
+    });
+    scores_text(&lines.collect::<Vec<_>>(), &report.confusion)
 }
 
 fn text(
@@ -271,6 +291,12 @@ fn text(
         judged.accuracies.len(),
         report_text(report)
     );
+    for class in &judged.absent {
+        text.push_str(&format!(
+            "{class}: all pictures of some fold's test, so that its head does not have this class \
+             and counts as wrong about them; the final head has it. More pictures of it help\n"
+        ));
+    }
     text.push_str(&format!("chosen: {}\n", trained.reason));
     text.push_str(&format!(
         "calibration error {:.3} before, {:.3} after the temperature ({:.2} in the final head)\n",

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::{Outcome, output, training};
 use crate::client::messages::{
-    EvaluateHeadVersionRequest, Head, HeadFormat, ImportedHead, SampleFilter,
+    EvaluateHeadVersionRequest, Head, HeadFormat, HeadVersion, ImportedHead, SampleFilter,
 };
 use crate::client::{Client, ClientError, ErrorKind};
+use crate::terminal::print;
 
 #[derive(Args, Debug)]
 pub struct Heads {
@@ -94,7 +95,10 @@ impl Heads {
             Some(Action::Rollback { head }) => {
                 self.list(client.rollback_head(head).await?.as_slice());
             }
-            Some(Action::Delete { head }) => client.delete_head_version(head).await?,
+            Some(Action::Delete { head }) => {
+                client.delete_head_version(head).await?;
+                print::error(format_args!("{head} is deleted"));
+            }
             Some(Action::Evaluate { head, dataset }) => {
                 self.evaluate(client, head, dataset).await?;
             }
@@ -105,6 +109,8 @@ impl Heads {
                 };
                 let bytes = client.export_head_version(head, format).await?;
                 crate::base::atomic::write(file, &bytes).map_err(|error| local(file, &error))?;
+                let (size, file) = (output::bytes(bytes.len() as u64), file.display());
+                print::error(format_args!("{head} is in {file}, {size}"));
             }
             Some(Action::Import { file, head, activate }) => {
                 let bytes = tokio::fs::read(file).await.map_err(|error| local(file, &error))?;
@@ -137,9 +143,12 @@ impl Heads {
                 "accuracy": found.accuracy,
                 "ece": found.ece,
                 "log_loss": found.log_loss,
+                "per_class": training::per_class(&found),
+                "confusion": training::confusion(&found),
             }));
         } else {
             training::show_evaluation(&found);
+            output::line(format_args!("calibration error {:.3}", found.ece));
         }
         Ok(())
     }
@@ -176,12 +185,10 @@ impl Heads {
         let mut table =
             output::table(&["version", "kind", "classes", "dataset", "accuracy", "size", "live"]);
         for version in &head.versions {
-            let held_out = version.report.as_ref().and_then(|report| report.held_out.as_ref());
-            let accuracy = held_out.map(|found| format!("{:.1} %", 100.0 * found.accuracy));
-            let kind = version.kind().as_str_name().trim_start_matches("HEAD_KIND_").to_lowercase();
+            let accuracy = version.accuracy.map(|accuracy| format!("{:.1} %", 100.0 * accuracy));
             table.add_row([
                 format!("{}@{}", head.name, version.version),
-                kind,
+                kind(version),
                 version.classes.len().to_string(),
                 version.dataset.clone(),
                 accuracy.unwrap_or_default(),
@@ -198,6 +205,10 @@ fn local(file: &std::path::Path, error: &std::io::Error) -> ClientError {
     ClientError::local(ErrorKind::InvalidArgument, format!("{}: {error}", file.display()))
 }
 
+fn kind(version: &HeadVersion) -> String {
+    version.kind().as_str_name().trim_start_matches("HEAD_KIND_").to_lowercase()
+}
+
 fn object(head: &Head) -> Value {
     json!({
         "head": head.name,
@@ -206,6 +217,8 @@ fn object(head: &Head) -> Value {
         "followed_dataset": head.followed_dataset,
         "versions": head.versions.iter().map(|version| json!({
             "version": version.version,
+            "kind": kind(version),
+            "accuracy": version.accuracy,
             "classes": version.classes,
             "dataset": version.dataset,
             "active": version.active,

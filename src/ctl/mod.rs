@@ -32,9 +32,9 @@ struct Arguments {
     /// The device's address, HOST:PORT.
     #[arg(long, global = true, env = "GRAFTCTL_TARGET", default_value = "127.0.0.1:7411")]
     target: String,
-    /// Seconds that one call may take; 0 means no limit.
-    #[arg(long, global = true, default_value_t = 60)]
-    timeout: u64,
+    /// Seconds that one call may take; 0 means no limit. Default: 60, and 3600 for a dataset's report.
+    #[arg(long, global = true)]
+    timeout: Option<u64>,
     #[command(subcommand)]
     command: Command,
 }
@@ -123,8 +123,10 @@ async fn run(arguments: Arguments) -> Result<Outcome, ClientError> {
         print::completions(shell, &mut Arguments::command());
         return Ok(Outcome::Complete);
     }
+    let slow = matches!(&arguments.command, Command::Samples(command) if command.is_slow());
+    let timeout = arguments.timeout.unwrap_or(if slow { 3600 } else { 60 });
     let options = Options {
-        request_timeout: (arguments.timeout > 0).then(|| Duration::from_secs(arguments.timeout)),
+        request_timeout: (timeout > 0).then(|| Duration::from_secs(timeout)),
         ..Options::default()
     };
     let client = Client::connect_with(&arguments.target, options).await?;

@@ -93,6 +93,11 @@ enum Action {
 }
 
 impl Samples {
+    /// Whether the device may take minutes to answer.
+    pub fn is_slow(&self) -> bool {
+        matches!(self.action, Action::Report { .. })
+    }
+
     pub async fn run(self, client: &Client) -> Result<Outcome, ClientError> {
         match &self.action {
             Action::Push(push) => return push.run(client, self.json).await,

@@ -7,10 +7,11 @@ use tokio_stream::StreamExt;
 
 use super::{Outcome, output};
 use crate::client::messages::{
-    Evaluation, FeatureTransform, HeadKind, Job, JobState, ListJobsRequest, Promotion,
-    PromotionPolicy, StartTrainingRequest, TrainingOptions,
+    Evaluation, FeatureTransform, HeadKind, Job, JobState, ListJobsRequest, NoveltyMethod,
+    Promotion, PromotionPolicy, StartTrainingRequest, TrainingOptions,
 };
 use crate::client::{Client, ClientError, ErrorKind};
+use crate::terminal::{ClassLine, scores_text};
 
 /// Train a head on the device and watch it.
 #[derive(Args, Debug)]
@@ -33,9 +34,9 @@ pub struct Train {
     /// Folds of the cross-validation.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=20))]
     folds: u32,
-    /// Let large classes count for more than small ones.
+    /// Let every class count alike, however many samples it has. Default: every sample counts alike.
     #[arg(long)]
-    unbalanced: bool,
+    balance: bool,
     /// Probability taken from the true class and spread over all, 0 to 0.5.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     label_smoothing: f32,
@@ -48,12 +49,23 @@ pub struct Train {
     /// Share of known samples that may come back as unknown.
     #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
     false_alarms: f32,
+    /// How novelty is measured: by the distance to the nearest class, or by the energy of the logits,
+    /// which takes no memory and finds fewer unknowns. Default: mahalanobis, with `--follow` energy.
+    #[arg(long, value_enum)]
+    novelty: Option<Novelty>,
     /// Go on learning each new sample of the dataset as it comes; only with `--kind slda`.
     #[arg(long)]
     follow: bool,
     /// When the new version goes live.
     #[arg(long, value_enum, default_value_t = Promote::IfBetter)]
     promote: Promote,
+    /// How far accuracy may lie, with `--promote if-better`, below what went live before, 0 to 1.
+    /// Default: 0.01.
+    #[arg(long, value_name = "SHARE")]
+    tolerance: Option<f32>,
+    /// How far the recall of any class may fall, 0 to 1. Default: 0.1.
+    #[arg(long, value_name = "SHARE")]
+    class_tolerance: Option<f32>,
     /// Return at once; `graftctl jobs watch` shows how it goes.
     #[arg(long)]
     detach: bool,
@@ -99,6 +111,22 @@ impl From<Transform> for FeatureTransform {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum Novelty {
+    Mahalanobis,
+    Energy,
+}
+
+impl From<Option<Novelty>> for NoveltyMethod {
+    fn from(novelty: Option<Novelty>) -> Self {
+        match novelty {
+            None => Self::Unspecified,
+            Some(Novelty::Mahalanobis) => Self::Mahalanobis,
+            Some(Novelty::Energy) => Self::Energy,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Promote {
     Manual,
     IfBetter,
@@ -136,12 +164,13 @@ impl Train {
             kind: HeadKind::from(self.kind).into(),
             seed: self.seed,
             folds: Some(self.folds),
-            balance_classes: Some(!self.unbalanced),
+            balance_classes: self.balance.then_some(true),
             label_smoothing: self.label_smoothing,
             transform: FeatureTransform::from(self.transform).into(),
             augmentations: self.augment,
             false_alarm_rate: Some(self.false_alarms),
             follow_dataset: self.follow,
+            novelty: NoveltyMethod::from(self.novelty).into(),
             ..TrainingOptions::default()
         };
         let policy = PromotionPolicy::from(self.promote).into();
@@ -150,7 +179,11 @@ impl Train {
             dataset: self.dataset,
             backbone: self.backbone,
             options: Some(options),
-            promotion: Some(Promotion { policy, ..Promotion::default() }),
+            promotion: Some(Promotion {
+                policy,
+                tolerance: self.tolerance,
+                class_tolerance: self.class_tolerance,
+            }),
             ..StartTrainingRequest::default()
         };
         let job = client.start_training(request).await?.ok_or_else(no_job)?;
@@ -198,7 +231,7 @@ impl Jobs {
     pub async fn run(self, client: &Client) -> Result<Outcome, ClientError> {
         match &self.action {
             None | Some(JobsAction::List) => {
-                self.list(&client.list_jobs(ListJobsRequest::default()).await?.jobs);
+                self.list(&all_jobs(client).await?);
             }
             Some(JobsAction::Show { id }) => {
                 let job = client.get_job(id).await?.ok_or_else(no_job)?;
@@ -224,7 +257,8 @@ impl Jobs {
             jobs.iter().for_each(|job| output::json_line(&object(job)));
             return;
         }
-        let mut table = output::table(&["job", "state", "head", "dataset", "version", "live"]);
+        let mut table =
+            output::table(&["job", "state", "head", "dataset", "version", "live", "why not"]);
         for job in jobs {
             table.add_row([
                 job.id.clone(),
@@ -233,10 +267,41 @@ impl Jobs {
                 job.dataset.clone(),
                 if job.head_version > 0 { job.head_version.to_string() } else { String::new() },
                 if job.promoted { "yes".to_owned() } else { String::new() },
+                why_not(job),
             ]);
         }
         output::print_table(&table);
     }
+}
+
+/// Every job that the device remembers, page by page.
+async fn all_jobs(client: &Client) -> Result<Vec<Job>, ClientError> {
+    let mut jobs = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListJobsRequest { page_token, ..ListJobsRequest::default() };
+        let page = client.list_jobs(request).await?;
+        jobs.extend(page.jobs);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(jobs);
+        }
+    }
+}
+
+/// Why what a job made is not live, short enough for a list; `jobs show` has the whole.
+fn why_not(job: &Job) -> String {
+    const SHOWN: usize = 60;
+    let reason = match &job.failure {
+        Some(failure) => &failure.message,
+        None if job.promoted => return String::new(),
+        None => &job.promotion_message,
+    };
+    let line = reason.lines().next().unwrap_or_default();
+    if line.chars().count() <= SHOWN {
+        return line.to_owned();
+    }
+    line.chars().take(SHOWN - 1).chain(['…']).collect()
 }
 
 fn no_job() -> ClientError {
@@ -285,6 +350,14 @@ fn show_end(job: &Job, json: bool) -> Outcome {
             if let Some(held_out) = &report.held_out {
                 show_evaluation(held_out);
             }
+            output::line(format_args!(
+                "calibration error {:.3} before, {:.3} after the temperature ({:.2})",
+                report.ece_before, report.ece_after, report.temperature
+            ));
+            for point in &report.learning_curve {
+                let (samples, accuracy) = (point.train_count, 100.0 * point.accuracy);
+                output::line(format_args!("trained on {samples:6} samples: {accuracy:.1} %"));
+            }
             if !report.learning_curve_message.is_empty() {
                 output::line(&report.learning_curve_message);
             }
@@ -309,30 +382,50 @@ pub fn show_evaluation(found: &Evaluation) {
         100.0 * found.accuracy_low,
         100.0 * found.accuracy_high,
     ));
-    // Classes that do not exclude each other are not taken for one another.
-    let width = if found.confusion_matrix.is_empty() { 0 } else { found.classes.len() };
-    let mut header = vec!["class".to_owned(), "precision".to_owned(), "recall".to_owned()];
-    header.extend(found.classes.iter().take(width).map(|class| class.label.clone()));
-    let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let mut table = output::table(&header);
-    let mut rows = found.confusion_matrix.chunks(width.max(1));
-    for class in &found.classes {
-        let mut cells = vec![
-            class.label.clone(),
-            format!("{:.3}", class.precision),
-            format!("{:.3}", class.recall),
-        ];
-        cells.extend(rows.next().unwrap_or_default().iter().map(u64::to_string));
-        table.add_row(cells);
-    }
-    let numbers: Vec<usize> = (1..3 + width).collect();
-    output::align_right(&mut table, &numbers);
-    output::print_table(&table);
+    let lines = found.classes.iter().map(|class| ClassLine {
+        label: class.label.clone(),
+        samples: class.sample_count,
+        precision: class.precision.into(),
+        recall: class.recall.into(),
+        f1: class.f1.into(),
+    });
+    output::line(scores_text(&lines.collect::<Vec<_>>(), &confusion(found)).trim_end());
+}
+
+/// `confusion[truth][prediction]` in samples; empty where classes do not exclude each other, or there
+/// are too many.
+pub fn confusion(found: &Evaluation) -> Vec<Vec<u32>> {
+    let count = |count: &u64| u32::try_from(*count).unwrap_or(u32::MAX);
+    let rows = found.confusion_matrix.chunks(found.classes.len().max(1));
+    rows.map(|row| row.iter().map(count).collect()).collect()
+}
+
+/// Scores by label, as `graftd train --json` has them.
+pub fn per_class(found: &Evaluation) -> Value {
+    let scores = found.classes.iter().map(|class| {
+        let scores = json!({
+            "samples": class.sample_count,
+            "precision": class.precision,
+            "recall": class.recall,
+            "f1": class.f1,
+        });
+        (class.label.clone(), scores)
+    });
+    Value::Object(scores.collect())
 }
 
 fn object(job: &Job) -> Value {
     let report = job.report.as_ref().map(|report| {
+        let held_out = report.held_out.as_ref();
+        let curve = report
+            .learning_curve
+            .iter()
+            .map(|point| json!({ "samples": point.train_count, "accuracy": point.accuracy }));
         json!({
+            "per_class": held_out.map(per_class),
+            "confusion": held_out.map(confusion),
+            "learning_curve": curve.collect::<Vec<_>>(),
+            "kind_message": report.kind_message,
             "kind": report.kind().as_str_name().trim_start_matches("HEAD_KIND_").to_lowercase(),
             "accuracy": report.held_out.as_ref().map(|found| found.accuracy),
             "folds": report.folds,

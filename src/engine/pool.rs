@@ -1,8 +1,9 @@
 //! Worker threads and the bounded queue before them.
 //!
 //! Each worker runs whole images, one at a time: parallelism goes across images, since tract is
-//! fastest with one image a run. Predictions go first; background work (explanations, embeddings for
-//! training) starts only while another worker stays idle, so that it never holds the last one.
+//! fastest with one image a run. Predictions go first; then samples that come in, which may use every
+//! worker that nobody else wants; background work (explanations, embeddings for training) starts only
+//! while another worker stays idle, so that it never holds the last one.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -27,6 +28,8 @@ const REST: Duration = Duration::from_secs(10);
 pub enum Priority {
     /// Somebody waits for the answer: predictions and embeddings.
     Foreground,
+    /// Samples on their way into the store: after predictions, on all workers.
+    Intake,
     /// May wait: explanations, training.
     Background,
 }
@@ -36,8 +39,25 @@ pub enum Priority {
 pub struct PoolOptions {
     /// Worker threads, at least 1.
     pub workers: usize,
-    /// Jobs of each priority that may wait, at least 1.
+    /// Jobs of each priority that may wait, at least 1; of [`Priority::Intake`]
+    /// [`PoolOptions::intake`].
     pub queue: usize,
+}
+
+impl PoolOptions {
+    /// Samples that are embedded or wait for it at one time: as many again as there are workers, so
+    /// that none of them waits for the next one.
+    #[must_use]
+    pub fn intake(&self) -> usize {
+        2 * self.workers.max(1)
+    }
+
+    fn room(&self, priority: Priority) -> usize {
+        match priority {
+            Priority::Foreground | Priority::Background => self.queue,
+            Priority::Intake => self.intake(),
+        }
+    }
 }
 
 /// The worker threads. Dropping it stops them after the jobs that they are running.
@@ -54,7 +74,7 @@ pub struct PoolStatistics {
     pub workers: usize,
     /// Workers that run a job now.
     pub busy: usize,
-    /// Jobs that wait now, of both priorities.
+    /// Jobs that wait now, of all priorities.
     pub queued: usize,
     /// Jobs that ran to their end since the start.
     pub finished: u64,
@@ -86,6 +106,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     foreground: VecDeque<Job>,
+    intake: VecDeque<Job>,
     background: VecDeque<Job>,
     next_id: u64,
     busy: usize,
@@ -99,7 +120,7 @@ struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let queued = (self.foreground.len(), self.background.len());
+        let queued = (self.foreground.len(), self.intake.len(), self.background.len());
         f.debug_struct("State")
             .field("queued", &queued)
             .field("busy", &self.busy)
@@ -172,7 +193,7 @@ impl Pool {
         PoolStatistics {
             workers: self.shared.options.workers,
             busy: state.busy,
-            queued: state.foreground.len() + state.background.len(),
+            queued: state.queued(),
             finished: state.finished,
             refused: state.refused,
             abandoned: state.abandoned,
@@ -192,6 +213,7 @@ impl Drop for Pool {
             let mut state = self.shared.lock();
             state.closed = true;
             state.foreground.clear();
+            state.intake.clear();
             state.background.clear();
         }
         self.shared.changed.notify_all();
@@ -212,12 +234,13 @@ impl Shared {
         if state.closed {
             return Err(EngineError::Draining);
         }
-        if state.queue(priority).len() >= self.options.queue {
+        let room = self.options.room(priority);
+        if state.queue(priority).len() >= room {
             state.drop_abandoned(priority);
         }
-        if state.queue(priority).len() >= self.options.queue {
+        if state.queue(priority).len() >= room {
             state.refused += 1;
-            return Err(EngineError::QueueFull { length: self.options.queue });
+            return Err(EngineError::QueueFull { length: room });
         }
         let id = state.next_id;
         state.next_id += 1;
@@ -254,7 +277,8 @@ impl Shared {
         loop {
             let idle = self.options.workers - state.busy;
             let spares_one = idle >= 2 || self.options.workers == 1;
-            let job = match state.foreground.pop_front() {
+            let wanted = state.foreground.pop_front().or_else(|| state.intake.pop_front());
+            let job = match wanted {
                 None if spares_one => state.background.pop_front(),
                 job => job,
             };
@@ -291,8 +315,13 @@ impl State {
     fn queue(&mut self, priority: Priority) -> &mut VecDeque<Job> {
         match priority {
             Priority::Foreground => &mut self.foreground,
+            Priority::Intake => &mut self.intake,
             Priority::Background => &mut self.background,
         }
+    }
+
+    fn queued(&self) -> usize {
+        self.foreground.len() + self.intake.len() + self.background.len()
     }
 
     fn drop_abandoned(&mut self, priority: Priority) {
@@ -366,10 +395,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.cancel.cancel();
         let mut state = self.shared.lock();
-        let before = state.foreground.len() + state.background.len();
+        let before = state.queued();
         state.foreground.retain(|job| job.id != self.id);
+        state.intake.retain(|job| job.id != self.id);
         state.background.retain(|job| job.id != self.id);
-        let gone = before - state.foreground.len() - state.background.len();
+        let gone = before - state.queued();
         state.abandoned += gone as u64;
     }
 }
@@ -442,6 +472,31 @@ mod tests {
         drop(release);
         first.wait().unwrap();
         second.wait().unwrap();
+    }
+
+    #[test]
+    fn predictions_overtake_samples_that_wait_and_those_take_every_idle_worker() {
+        let pool = pool(2, 1);
+        let (release, first) = occupy(&pool, Priority::Intake);
+        let (_hold, _second) = occupy(&pool, Priority::Intake);
+        let (order, said) = mpsc::channel();
+        let mut waiting = Vec::new();
+        let mut give = |priority, name: &'static str| {
+            let order = order.clone();
+            let work = move |_: &Cancel, _| order.send(name).unwrap();
+            pool.submit(priority, Cancel::default(), work).map(|ticket| waiting.push(ticket))
+        };
+        give(Priority::Background, "background").unwrap();
+        for _ in 0..4 {
+            give(Priority::Intake, "sample").unwrap();
+        }
+        let full = give(Priority::Intake, "one too many");
+        assert!(matches!(full, Err(EngineError::QueueFull { length: 4 })));
+        give(Priority::Foreground, "prediction").unwrap();
+        drop(release);
+        first.wait().unwrap();
+        let order: Vec<_> = (0..5).map(|_| said.recv().unwrap()).collect();
+        assert_eq!(order, ["prediction", "sample", "sample", "sample", "sample"]);
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl Engine {
         self.options.pool.queue
     }
 
+    /// Samples that are embedded, or wait for it on the workers, at one time.
+    pub(super) fn intake_capacity(&self) -> usize {
+        self.options.pool.intake()
+    }
+
     /// Where versions of heads lie that are not in memory; the first that is set stays.
     pub(super) fn stored_heads(
         &self,

@@ -28,7 +28,7 @@ pub enum HeadError {
         index: usize,
     },
     /// A label that no class may have.
-    #[error("the label {label:?} cannot be used: {reason}")]
+    #[error("the label {label:?} {reason}")]
     Label {
         /// The label, shortened.
         label: String,

@@ -1,30 +1,20 @@
 //! What a class may be called.
 
 use super::HeadError;
+use crate::base::label;
+pub use crate::base::label::MAX_LABEL_BYTES;
 
 /// Most classes that one head may have.
 pub const MAX_CLASSES: usize = 10_000;
-/// Longest label, in bytes of UTF-8.
-pub const MAX_LABEL_BYTES: usize = 200;
-
-/// Checks that `label` can name a class: 1 to [`MAX_LABEL_BYTES`] bytes, no control characters, no
-/// white space at either end.
+/// Checks that `label` can name a class, by [`label::check_label`].
 ///
 /// # Errors
 /// [`HeadError::Label`] with the reason.
 pub fn check_label(label: &str) -> Result<(), HeadError> {
-    let reason = if label.is_empty() {
-        "it is empty"
-    } else if label.len() > MAX_LABEL_BYTES {
-        "it is longer than 200 bytes"
-    } else if label.chars().any(char::is_control) {
-        "it contains control characters"
-    } else if label.trim() != label {
-        "it begins or ends with white space"
-    } else {
-        return Ok(());
-    };
-    Err(HeadError::Label { label: label.chars().take(40).collect(), reason })
+    label::check_label(label).map_err(|reason| {
+        let label = label.chars().take(40).collect();
+        HeadError::Label { label, reason }
+    })
 }
 
 /// Checks all labels of a head, and that no two are the same.
@@ -41,7 +31,7 @@ pub(super) fn check_labels(labels: &[String]) -> Result<(), HeadError> {
         if !seen.insert(label) {
             return Err(HeadError::Label {
                 label: label.clone(),
-                reason: "two classes are called so",
+                reason: "must not name two classes",
             });
         }
     }

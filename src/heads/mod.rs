@@ -31,5 +31,5 @@ pub use neighbours::Neighbours;
 pub use novelty::{Mahalanobis, Novelty, NoveltyScore};
 pub use onnx::ExportError;
 pub use perceptron::Perceptron;
-pub use provenance::Provenance;
+pub use provenance::{Provenance, Scores};
 pub use transform::{Step, Transform};

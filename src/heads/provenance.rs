@@ -23,6 +23,26 @@ pub struct Provenance {
     pub seed: u64,
     /// Options of the training, as they were given.
     pub options: serde_json::Value,
-    /// Scores on held-out samples.
+    /// Scores on held-out samples: [`Scores`], or nothing.
     pub scores: serde_json::Value,
+}
+
+/// How good a head was found to be on samples that it had not seen.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scores {
+    /// Share right, 0 to 1.
+    pub accuracy: Option<f64>,
+    /// Expected calibration error after the temperature, 0 to 1.
+    pub ece: Option<f64>,
+    /// Share right in each fold of a cross-validation, where that was the judge.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub folds: Vec<f64>,
+}
+
+impl Provenance {
+    /// The scores, if they are known.
+    pub fn scores(&self) -> Option<Scores> {
+        serde_json::from_value(self.scores.clone()).ok().filter(|s: &Scores| s.accuracy.is_some())
+    }
 }

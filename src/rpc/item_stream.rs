@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
@@ -35,6 +37,49 @@ pub struct Limits {
     pub draining: watch::Receiver<bool>,
     /// Bytes a message, for the error of a larger one.
     pub maximum_message_bytes: usize,
+    /// Where the bytes of items are counted.
+    pub room: Room,
+}
+
+/// Bytes that the items of all streams hold together. While they hold more, a stream reads no
+/// further item before it has answered all that it has read: so there are at most these, and one
+/// message a stream. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    now: AtomicUsize,
+    most: usize,
+}
+
+/// The bytes of one item, until it is answered.
+#[derive(Debug)]
+struct Place {
+    room: Room,
+    bytes: usize,
+}
+
+impl Room {
+    /// For so many bytes.
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(Held { now: AtomicUsize::new(0), most }))
+    }
+
+    fn take(&self, bytes: usize) -> Place {
+        self.0.now.fetch_add(bytes, Ordering::Relaxed);
+        Place { room: self.clone(), bytes }
+    }
+
+    fn is_left(&self) -> bool {
+        self.0.now.load(Ordering::Relaxed) < self.0.most
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.0.now.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Answers the items of `inbound` with `answer`, which also gets the number of items skipped before
@@ -46,7 +91,7 @@ pub fn serve<Request, Response, F>(
     answer: impl Fn(Request, u64) -> F + Send + Sync + 'static,
 ) -> ReceiverStream<Result<Response, Status>>
 where
-    Request: Send + 'static,
+    Request: prost::Message + 'static,
     Response: Send + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
@@ -74,7 +119,7 @@ where
 
 struct ItemStream<Inbound, Request, Response> {
     inbound: Inbound,
-    waiting: VecDeque<Request>,
+    waiting: VecDeque<(Request, Place)>,
     running: JoinSet<Response>,
     policy: Option<Policy>,
     skipped: u64,
@@ -83,7 +128,7 @@ struct ItemStream<Inbound, Request, Response> {
 impl<Inbound, Request, Response> ItemStream<Inbound, Request, Response>
 where
     Inbound: Stream<Item = Result<Request, Status>> + Unpin,
-    Request: Send + 'static,
+    Request: prost::Message + 'static,
     Response: Send + 'static,
 {
     async fn run<F>(
@@ -101,9 +146,13 @@ where
         let mut end: Option<Result<(), Status>> = None;
         loop {
             while self.running.len() < self.in_flight()
-                && let Some(request) = self.waiting.pop_front()
+                && let Some((request, place)) = self.waiting.pop_front()
             {
-                self.running.spawn(answer(request, std::mem::take(&mut self.skipped)));
+                let answer = answer(request, std::mem::take(&mut self.skipped));
+                self.running.spawn(async move {
+                    let _held = place;
+                    answer.await
+                });
             }
             if self.running.is_empty()
                 && let Some(end) = end
@@ -126,9 +175,9 @@ where
                 () = begun(&mut draining), if end.is_none() => {
                     end = Some(Err(RpcError::from(EngineError::Draining).into()));
                 }
-                message = self.inbound.next(), if end.is_none() && self.may_read() => {
+                message = self.inbound.next(), if end.is_none() && self.may_read(&limits.room) => {
                     match message {
-                        Some(Ok(request)) => self.take_in(request, &policy),
+                        Some(Ok(request)) => self.take_in(request, &policy, &limits.room),
                         None => end = Some(Ok(())),
                         Some(Err(error)) => {
                             let limit = limits.maximum_message_bytes;
@@ -140,13 +189,14 @@ where
         }
     }
 
-    fn take_in(&mut self, request: Request, policy: &impl Fn(&Request) -> Policy) {
+    fn take_in(&mut self, request: Request, policy: &impl Fn(&Request) -> Policy, room: &Room) {
         let policy = *self.policy.get_or_insert_with(|| policy(&request));
         if policy == Policy::LatestOnly {
             self.skipped += self.waiting.len() as u64;
             self.waiting.clear();
         }
-        self.waiting.push_back(request);
+        let place = room.take(request.encoded_len());
+        self.waiting.push_back((request, place));
     }
 
     fn in_flight(&self) -> usize {
@@ -156,8 +206,9 @@ where
         }
     }
 
-    fn may_read(&self) -> bool {
-        self.policy == Some(Policy::LatestOnly) || self.running.len() < self.in_flight()
+    fn may_read(&self, room: &Room) -> bool {
+        let fits = self.running.is_empty() || room.is_left();
+        self.policy == Some(Policy::LatestOnly) || (fits && self.running.len() < self.in_flight())
     }
 }
 
@@ -192,10 +243,14 @@ mod tests {
     }
 
     fn bench(policy: Policy, deadline: Option<Instant>) -> Bench {
+        bench_in(Room::new(usize::MAX), policy, deadline)
+    }
+
+    fn bench_in(room: Room, policy: Policy, deadline: Option<Instant>) -> Bench {
         let (inbound, receiver) = mpsc::channel(16);
         let (begin, started) = mpsc::channel(16);
         let (draining, stop) = watch::channel(false);
-        let limits = Limits { deadline, draining: stop, maximum_message_bytes: 9 };
+        let limits = Limits { deadline, draining: stop, maximum_message_bytes: 9, room };
         let answer = move |item, skipped| {
             let begin = begin.clone();
             async move {
@@ -239,6 +294,32 @@ mod tests {
         first.send(()).unwrap();
         assert_eq!(bench.next().await.unwrap().unwrap(), (0, 0));
         assert_eq!(bench.started.recv().await.unwrap().0, 2);
+    }
+
+    #[tokio::test]
+    async fn all_streams_together_hold_no_more_bytes_than_there_is_room_for_and_one_item_each() {
+        let room = Room::new(4);
+        let policy = Policy::AnswerAll { in_flight: 64 };
+        let mut benches = [0, 1].map(|_| bench_in(room.clone(), policy, None));
+        for bench in &benches {
+            for item in 1..=5 {
+                bench.send(item).await; // two bytes each
+            }
+        }
+        let (_, first) = benches[0].started.recv().await.unwrap();
+        let (_, _other) = benches[1].started.recv().await.unwrap();
+        // The room is full by now, whoever took the rest of it.
+        while room.is_left() {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert!(room.0.now.load(Ordering::Relaxed) <= 4 + 2);
+        first.send(()).unwrap();
+        assert_eq!(benches[0].next().await.unwrap().unwrap(), (1, 0));
+        let next = benches[0].started.recv().await.unwrap();
+        assert_eq!(next.0, 2, "and goes on once there is room");
     }
 
     #[tokio::test]
@@ -306,7 +387,8 @@ mod tests {
     async fn an_item_that_panics_ends_the_stream_with_a_fault_of_ours() {
         let seen = Arc::new(Mutex::new(0));
         let (_stop, draining) = watch::channel(false);
-        let limits = Limits { deadline: None, draining, maximum_message_bytes: 9 };
+        let room = Room::new(usize::MAX);
+        let limits = Limits { deadline: None, draining, maximum_message_bytes: 9, room };
         let items = tokio_stream::iter([Ok(1)]);
         let policy = |_: &u32| Policy::AnswerAll { in_flight: 1 };
         let counted = Arc::clone(&seen);

@@ -12,6 +12,7 @@ use tonic_health::server::{HealthReporter, health_reporter};
 use tower::util::MapResponseLayer;
 
 use super::calls::Calls;
+use super::item_stream::Room;
 use super::listener::connections;
 use super::meter::Meter;
 use super::open_inference::OpenInference;
@@ -52,6 +53,8 @@ pub struct ServerOptions {
     pub drain: Duration,
 }
 
+/// Bytes that the items of all streams hold together, beside one item each.
+const STREAMED_BYTES: usize = 64 << 20;
 /// What a client has, after its last call, to take what is on its way and to close the connection.
 /// One that does neither is not waited for.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -153,6 +156,7 @@ impl Server {
             meter: Arc::new(Meter::default()),
             draining,
             maximum_message_bytes: options.maximum_message_bytes,
+            room: Room::new(STREAMED_BYTES),
             upload_timeout: options.upload_timeout,
         };
         let routes = Routes::new(health_service)

@@ -204,10 +204,23 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownDataset`].
     pub fn snapshot(&self, dataset: &Name) -> Result<Snapshot> {
+        let found = self.snapshot_while(dataset, &|| true)?;
+        Ok(found.unwrap_or(Snapshot { samples: 0, digest: Digest::of(b"") }))
+    }
+
+    /// The same, but `None` as soon as `goes_on`, asked every thousand samples, says no.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownDataset`].
+    pub fn snapshot_while(
+        &self,
+        dataset: &Name,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Snapshot>> {
         let number = self.dataset(dataset)?.number;
         let mut hasher = Hasher::default();
         let mut snapshot = Snapshot { samples: 0, digest: Digest::of(b"") };
-        self.read(|connection| {
+        let all = self.read(|connection| {
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM samples WHERE key > ?1 AND key <= ?2 ORDER BY key"
             ))?;
@@ -223,12 +236,15 @@ impl Store {
                 hasher.update(labels.as_bytes());
                 hasher.update(&f64::from(sample.weight).to_le_bytes());
                 hasher.update(&[u8::from(sample.split == Split::HeldOut)]);
+                if snapshot.samples.is_multiple_of(1000) && !goes_on() {
+                    return Ok(false);
+                }
                 snapshot.samples += 1;
             }
-            Ok(())
+            Ok(true)
         })?;
         snapshot.digest = hasher.finish();
-        Ok(snapshot)
+        Ok(all.then_some(snapshot))
     }
 }
 

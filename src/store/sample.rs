@@ -7,11 +7,10 @@ use super::error::{Result, StoreError};
 use super::key::SampleKey;
 use crate::base::clock::Timestamp;
 use crate::base::digest::{Digest, Hasher};
+use crate::base::label::check_label;
 
 /// Longest id and source, in bytes.
 const MAX_ID_BYTES: usize = 200;
-/// Longest label, in bytes.
-const MAX_LABEL_BYTES: usize = 200;
 /// Most labels of one sample.
 const MAX_LABELS: usize = 64;
 /// Longest note, in bytes.
@@ -237,20 +236,19 @@ pub(super) fn check_id(id: &str) -> Result<()> {
     check_text("id", id, MAX_ID_BYTES)
 }
 
-/// Refuses labels that are empty, too long, unprintable, repeated or too many.
+/// Refuses labels that cannot name a class, are repeated or too many.
 pub(super) fn check_labels(labels: &[String]) -> Result<()> {
     if labels.len() > MAX_LABELS {
         return Err(StoreError::invalid("labels", format!("at most {MAX_LABELS} are allowed")));
     }
     for (index, label) in labels.iter().enumerate() {
         let field = format!("labels[{index}]");
-        if label.trim().is_empty() {
-            return Err(StoreError::invalid(field, "must not be empty"));
+        if let Err(reason) = check_label(label) {
+            return Err(StoreError::invalid(field, reason));
         }
         if labels.iter().take(index).any(|other| other == label) {
             return Err(StoreError::invalid(field, "occurs twice"));
         }
-        check_text(&field, label, MAX_LABEL_BYTES)?;
     }
     Ok(())
 }
@@ -319,7 +317,12 @@ mod tests {
     #[test]
     fn texts_beyond_their_limits_are_refused_by_field() {
         let long = "x".repeat(10_000);
-        for labels in [vec![String::new()], vec!["a".into(), "a".into()], vec![long.clone()]] {
+        for labels in [
+            vec![String::new()],
+            vec!["a".into(), "a".into()],
+            vec![long.clone()],
+            vec!["paper ".into()],
+        ] {
             let refused = check_labels(&labels).unwrap_err().to_string();
             assert!(refused.starts_with("labels["), "{refused}");
         }

@@ -4,7 +4,9 @@
 mod confusion;
 mod inputs;
 pub mod print;
+mod scores;
 pub mod sheet;
 
 pub use confusion::confusion_matrix;
 pub use inputs::{InputError, pictures, pictures_in};
+pub use scores::{ClassLine, scores_text};

@@ -71,24 +71,34 @@ pub fn read_block(rows: &dyn Rows, transform: &Transform, start: usize, out: &mu
 }
 
 /// All rows, transformed, as one matrix: for data known to be small.
-pub fn read_all(rows: &dyn Rows, transform: &Transform) -> Vec<f32> {
+///
+/// # Errors
+/// [`TrainError::Cancelled`] within one block.
+pub fn read_all(
+    rows: &dyn Rows,
+    transform: &Transform,
+    cancel: &Cancel,
+) -> Result<Vec<f32>, TrainError> {
     let mut values = vec![0.0; rows.len() * rows.width()];
-    values.par_chunks_mut(BLOCK_ROWS * rows.width()).enumerate().for_each(|(index, block)| {
+    let blocks = values.par_chunks_mut(BLOCK_ROWS * rows.width()).enumerate();
+    blocks.try_for_each(|(index, block)| {
+        cancel.check()?;
         read_block(rows, transform, index * BLOCK_ROWS, block);
-    });
-    values
+        Ok::<_, TrainError>(())
+    })?;
+    Ok(values)
 }
 
 /// Refuses NaN and infinities.
 ///
 /// # Errors
-/// [`TrainError::NotFinite`] for the first one.
-pub fn check_finite(rows: &dyn Rows) -> Result<(), TrainError> {
+/// [`TrainError::NotFinite`] for the first one; [`TrainError::Cancelled`] within one block.
+pub fn check_finite(rows: &dyn Rows, cancel: &Cancel) -> Result<(), TrainError> {
     let found = pass(
         rows,
         &Transform::default(),
         0,
-        &Cancel::default(),
+        cancel,
         || None,
         |first, block| {
             if first.is_none() {
@@ -120,7 +130,8 @@ fn lane_bounds(rows: usize, sum_bytes: usize) -> Vec<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::DenseRows;
+    use crate::train::{DenseRows, Samples, nearest};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn every_row_is_visited_once_and_in_order() {
@@ -148,6 +159,52 @@ mod tests {
         let mut values = vec![0.0_f32; 300 * 3];
         values[200 * 3 + 2] = f32::NAN;
         let rows = DenseRows::new(&values, 3).unwrap();
-        assert_eq!(check_finite(&rows), Err(TrainError::NotFinite { row: 200, column: 2 }));
+        let found = check_finite(&rows, &Cancel::default());
+        assert_eq!(found, Err(TrainError::NotFinite { row: 200, column: 2 }));
+    }
+
+    /// Rows that raise a flag as soon as one of them is read, and count how many are.
+    struct Raising(Cancel, AtomicUsize);
+
+    impl Rows for Raising {
+        fn len(&self) -> usize {
+            MAX_LANES * BLOCK_ROWS * 50
+        }
+
+        fn width(&self) -> usize {
+            2
+        }
+
+        fn read(&self, _: usize, out: &mut [f32]) {
+            self.0.cancel();
+            self.1.fetch_add(1, Ordering::Relaxed);
+            out.fill(0.5);
+        }
+    }
+
+    #[test]
+    fn a_raised_flag_ends_every_way_through_the_rows_within_a_block_of_each_lane() {
+        let samples = |rows: &dyn Rows, cancel: &Cancel| {
+            let labels = (0..rows.len()).map(|i| (i % 2) as u32).collect();
+            let samples = Samples::new(rows, labels, vec!["a".into(), "b".into()]);
+            samples.check(cancel).unwrap_err()
+        };
+        let all = |rows: &dyn Rows, cancel: &Cancel| {
+            read_all(rows, &Transform::default(), cancel).unwrap_err()
+        };
+        let neighbours = |rows: &dyn Rows, cancel: &Cancel| {
+            let labels = (0..rows.len()).map(|i| (i % 2) as u32).collect();
+            let samples = Samples::new(rows, labels, vec!["a".into(), "b".into()]);
+            nearest::fit(&samples, &Transform::default(), 3, cancel).unwrap_err()
+        };
+        type Way<'a> = &'a dyn Fn(&dyn Rows, &Cancel) -> TrainError;
+        let threads = rayon::current_num_threads().max(1);
+        for way in [&samples as Way<'_>, &all, &neighbours] {
+            let cancel = Cancel::default();
+            let rows = Raising(cancel.clone(), AtomicUsize::new(0));
+            assert!(matches!(way(&rows, &cancel), TrainError::Cancelled(_)));
+            let read = rows.1.load(Ordering::Relaxed);
+            assert!(read <= threads * BLOCK_ROWS, "{read} rows on {threads} threads");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! on everything.
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::calibration::{fit_temperature, log_loss, top};
 use super::lbfgs::Stop;
@@ -21,7 +21,7 @@ const KEPT_SCORES: usize = 1_000_000;
 const ROUGH: Stop = Stop { gradient: 1e-6, decrease: 1e-5, iterations: 300 };
 
 /// How novelty is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoveltyMethod {
     /// Distance to the nearest class.
@@ -139,7 +139,7 @@ pub fn fit(
     cancel: &Cancel,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Trained, TrainError> {
-    samples.check()?;
+    samples.check(cancel)?;
     check_options(options)?;
     let samples = &Samples {
         rows: samples.rows,
@@ -315,7 +315,7 @@ fn reason(trials: &[Trial], best: usize, folds: usize) -> String {
         .iter()
         .filter(|t| t.recipe.kind != chosen.recipe.kind)
         .max_by(|a, b| a.accuracy.total_cmp(&b.accuracy));
-    match runner_up {
+    let mut reason = match runner_up {
         Some(other) => format!(
             "{score}; the best of another kind was {} with {:.1} % and {:.3}",
             other.recipe,
@@ -323,7 +323,14 @@ fn reason(trials: &[Trial], best: usize, folds: usize) -> String {
             other.log_loss
         ),
         None => score,
+    };
+    if trials.iter().any(|trial| trial.accuracy > chosen.accuracy) {
+        reason.push_str(
+            "; of those whose accuracy lies within one standard error of the best, which a few \
+             samples can turn, the least cross-entropy decides",
+        );
     }
+    reason
 }
 
 /// All samples, or a stratified part if there are very many.
@@ -442,6 +449,11 @@ mod tests {
             trial(Kind::Lda, 0.94, 0.2),
             trial(Kind::Softmax, 0.95, 0.2),
         ];
-        assert_eq!(trials[best_of(&trials, 400)].recipe.kind, Kind::Lda);
+        let best = best_of(&trials, 400);
+        assert_eq!(trials[best].recipe.kind, Kind::Lda);
+        let said = reason(&trials, best, 5);
+        assert!(said.contains("95.0 %") && said.contains("one standard error"), "{said}");
+        let alone = reason(&trials[2..], 0, 5);
+        assert!(!alone.contains("standard error"), "{alone}");
     }
 }

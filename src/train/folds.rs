@@ -69,7 +69,7 @@ mod tests {
         let mut samples = Samples::new(&rows, labels, vec!["a".into(), "b".into()]);
         // Samples 6 to 11 are copies of 0 to 5.
         samples.copy_of = (0..12).map(|i| i % 6).collect();
-        samples.check().unwrap();
+        samples.check(&crate::base::cancel::Cancel::default()).unwrap();
         let assigned = of_samples(&samples, 3, 0);
         for fold in 0..3 {
             let (kept, held_out) = split_samples(&samples, &assigned, fold);

@@ -51,7 +51,7 @@ pub fn fit_multi_label(
             return Err(TrainError::TooFew { class, samples, needed: 1, purpose });
         }
     }
-    blocks::check_finite(rows)?;
+    blocks::check_finite(rows, cancel)?;
     let features = options.features.unwrap_or(Features::UnitLength);
     let transform = recipe::transform(features, rows, cancel)?;
     let logistic = LogisticOptions {

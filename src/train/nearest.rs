@@ -2,6 +2,7 @@
 
 use super::blocks::read_all;
 use super::{Samples, TrainError};
+use crate::base::cancel::Cancel;
 use crate::heads::{Matrix, Neighbours, Transform};
 
 /// Difference of similarity that divides a vote by e (Wu et al. 2018).
@@ -12,11 +13,12 @@ const MAX_VALUES: usize = 51_200_000;
 /// Keeps all samples, transformed, as f16; `neighbours` of them vote.
 ///
 /// # Errors
-/// [`TrainError::Invalid`] if there are too many samples to keep.
+/// [`TrainError::Invalid`] if there are too many samples to keep, [`TrainError::Cancelled`].
 pub fn fit(
     samples: &Samples<'_>,
     transform: &Transform,
     neighbours: usize,
+    cancel: &Cancel,
 ) -> Result<Neighbours, TrainError> {
     let (count, width) = (samples.len(), samples.rows.width());
     if count * width > MAX_VALUES {
@@ -24,7 +26,7 @@ pub fn fit(
             "k-nearest-neighbours keeps every sample and {count} are too many; choose softmax or lda"
         )));
     }
-    let rows = Matrix::new(count, width, read_all(samples.rows, transform))?;
+    let rows = Matrix::new(count, width, read_all(samples.rows, transform, cancel)?)?;
     let classes = samples.classes.len();
     Ok(Neighbours::new(&rows, samples.labels.clone(), classes, neighbours, BANDWIDTH)?)
 }

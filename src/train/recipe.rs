@@ -193,7 +193,10 @@ pub fn fit(
             Classifier::Linear(lda::fit(samples, &transform, shrinkage, cancel)?)
         }
         Kind::Prototype => Classifier::Linear(prototypes::fit(samples, cancel)?),
-        Kind::Knn => Classifier::Neighbours(nearest::fit(samples, &transform, options.neighbours)?),
+        Kind::Knn => {
+            let count = options.neighbours;
+            Classifier::Neighbours(nearest::fit(samples, &transform, count, cancel)?)
+        }
         Kind::Softmax => {
             let options = LogisticOptions {
                 inverse_penalty: recipe.inverse_penalty.unwrap_or(1.0),
@@ -240,7 +243,7 @@ fn fit_softmax(
     if bytes > DENSE_BYTES {
         return Ok(logistic::fit_softmax(samples, transform, options, cancel, progress)?.linear);
     }
-    let values = read_all(samples.rows, transform);
+    let values = read_all(samples.rows, transform, cancel)?;
     let rows = DenseRows::new(&values, samples.rows.width())
         .ok_or_else(|| TrainError::Invalid("an embedding is 0 wide".into()))?;
     let dense = Samples {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::rows::{Rows, Subset};
 use super::{TrainError, blocks};
+use crate::base::cancel::Cancel;
 use crate::heads::check_label;
 
 /// Most classes that are learnt: beyond, weights and their optimiser outgrow the memory of a device.
@@ -80,8 +81,8 @@ impl<'a> Samples<'a> {
     /// being finite. All functions of `train` rely on it.
     ///
     /// # Errors
-    /// [`TrainError`] for the first thing that is wrong.
-    pub fn check(&self) -> Result<(), TrainError> {
+    /// [`TrainError`] for the first thing that is wrong; [`TrainError::Cancelled`] within one block.
+    pub fn check(&self, cancel: &Cancel) -> Result<(), TrainError> {
         if self.labels.is_empty() || self.rows.is_empty() {
             return Err(TrainError::Empty);
         }
@@ -130,7 +131,7 @@ impl<'a> Samples<'a> {
         if self.classes.len() < 2 {
             return Err(TrainError::OneClass(self.classes[0].clone()));
         }
-        blocks::check_finite(self.rows)
+        blocks::check_finite(self.rows, cancel)
     }
 
     /// The samples at `indices`, whose rows `subset` must read.
@@ -168,7 +169,6 @@ pub fn balanced_weights(samples: &Samples<'_>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::cancel::Cancel;
     use crate::train::{CONFUSION_CLASSES, DenseRows, Options, Recipe, evaluate, fit};
 
     /// Two samples for each of so many classes, in 16 dimensions.
@@ -188,7 +188,8 @@ mod tests {
     fn as_many_classes_as_are_allowed_are_learnt_and_one_more_is_refused_with_its_reason() {
         let (values, labels, classes) = many(MAX_CLASSES + 1);
         let rows = DenseRows::new(&values, 16).unwrap();
-        let refused = Samples::new(&rows, labels, classes).check().unwrap_err().to_string();
+        let refused = Samples::new(&rows, labels, classes).check(&Cancel::default());
+        let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("1001 different labels") && refused.contains("at most 1000"));
 
         let (values, labels, classes) = many(MAX_CLASSES);

@@ -19,7 +19,20 @@ use crate::common::daemon::{Daemon, tiny_with};
 async fn labels_that_are_empty_too_long_or_too_many_are_refused_by_field() {
     let daemon = Daemon::start().await;
     let client = daemon.client().await;
-    for labels in [vec![String::new()], vec!["x".repeat(10_000)], vec!["x".to_owned(); 100_000]] {
+    // What heads cannot learn is not stored either.
+    let around = ["paper ", " paper", "a\nb"].map(|label| vec![label.to_owned()]);
+    let empty_or_long = [vec![String::new()], vec!["x".repeat(10_000)]];
+    let many = [vec!["x".to_owned(); 100_000]];
+    client.add_sample(sample("red", COLOURS[0].1, 2)).await.unwrap();
+    for labels in around.into_iter().chain(empty_or_long).chain(many) {
+        let change = UpdateSampleRequest {
+            dataset: "colours".into(),
+            id: "red/2".into(),
+            labels: Some(Labels { values: labels.clone() }),
+            ..UpdateSampleRequest::default()
+        };
+        let error = client.update_sample(change).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidArgument, "{error}");
         let bad = NewSample { labels, ..sample("red", COLOURS[0].1, 1) };
         let error = client.add_sample(bad).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::InvalidArgument, "{error}");

@@ -6,6 +6,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use graftd::engine::learning::TrainingOptions;
+use graftd::heads::{Head, Provenance};
+use graftd::train::NoveltyMethod;
 use serde_json::{Map, Value};
 
 use crate::colours::{COLOURS, class_folder, picture};
@@ -122,7 +125,19 @@ fn evaluate_judges_a_saved_head_and_compares_it_with_another() {
     let saved = ["lda", "knn"].map(|kind| {
         let file = folder.path().join(format!("{kind}.head"));
         let train = ["train", path(folder.path()), "--kind", kind, "--save", path(&file)];
-        let said = device.said(&train);
+        let said = device.said(&[&train[..], &["--balance", "--novelty", "energy"]].concat());
+        // In the shape in which a device keeps what it was trained with, so that it can be shown there.
+        let head = Head::from_bytes(&std::fs::read(&file).unwrap()).unwrap();
+        let Provenance { options, .. } = head.provenance();
+        let expected = TrainingOptions {
+            kind: Some(head.kind()),
+            balance_classes: true,
+            novelty: Some(NoveltyMethod::Energy),
+            ..TrainingOptions::default()
+        };
+        assert_eq!(*options, serde_json::to_value(&expected).unwrap());
+        let scores = head.provenance().scores().unwrap();
+        assert!(scores.accuracy.unwrap() > 0.8 && scores.folds.len() == 5, "{scores:?}");
         assert!(said.contains("% right on photographs not shown before"), "{said}");
         assert!(said.contains("truth") && said.contains("#1"), "a confusion matrix: {said}");
         file
@@ -136,6 +151,22 @@ fn evaluate_judges_a_saved_head_and_compares_it_with_another() {
     std::fs::write(&saved[1], b"no head").unwrap();
     let refusal = device.refusal(&["evaluate", path(folder.path()), "--head", path(&saved[1])]);
     assert!(refusal.contains("knn.head"), "{refusal}");
+}
+
+#[test]
+fn a_class_of_one_picture_is_learnt_and_said_to_be_judged_wrong() {
+    let (device, folder) = (Device::new(), class_folder(10));
+    std::fs::create_dir(folder.path().join("rare")).unwrap();
+    let grey = picture([120, 120, 120], 1);
+    std::fs::write(folder.path().join("rare/only.png"), grey).unwrap();
+    let train = ["train", path(folder.path()), "--kind", "lda"];
+    let object = device.object(&train, 0);
+    assert_eq!(object["absent"], serde_json::json!(["rare"]));
+    assert_eq!(object["classes"].as_array().unwrap().len(), 4);
+    assert_eq!(object["per_class"]["rare"]["recall"], 0.0);
+    assert!(object["accuracy"].as_f64().unwrap() > 0.8, "{object:?}");
+    let said = device.said(&train);
+    assert!(said.contains("rare: all pictures of some fold"), "{said}");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use graftd::base::cancel::Cancel;
 use graftd::client::Client;
 use graftd::client::messages::{
-    Embedding, EvaluateHeadVersionRequest, GetSampleRequest, HeadFormat, HeadKind, JobState,
-    Labels, ListSamplesRequest, NewSample, PredictResponse, Promotion, PromotionPolicy,
-    SampleFilter, Split, StartTrainingRequest, TrainingOptions, UpdateSampleRequest, new_sample,
+    DeleteSamplesRequest, Embedding, EvaluateHeadVersionRequest, GetSampleRequest, HeadFormat,
+    HeadKind, JobState, Labels, ListSamplesRequest, NewSample, PredictResponse, Promotion,
+    PromotionPolicy, SampleFilter, Split, StartTrainingRequest, TrainingOptions,
+    UpdateSampleRequest, new_sample,
 };
 use graftd::heads::{Classifier, Head, Linear};
 use graftd::train::{DenseRows, Samples, StreamingLda, balanced_weights, lda};
@@ -19,6 +20,7 @@ fn following(dataset: &str) -> StartTrainingRequest {
     let options = TrainingOptions {
         kind: HeadKind::Slda.into(),
         follow_dataset: true,
+        balance_classes: Some(true),
         ..TrainingOptions::default()
     };
     StartTrainingRequest {
@@ -166,6 +168,39 @@ async fn a_head_that_follows_equals_the_batch_after_every_sample_and_a_restart()
     };
     let patience = std::time::Duration::from_mins(1);
     tokio::time::timeout(patience, thinned).await.expect("one of a training and the latest three");
+}
+
+#[tokio::test]
+async fn a_head_learns_a_dataset_that_was_deleted_and_made_anew() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    let points = |from: usize| {
+        let both = (0..2).flat_map(move |class| (from..from + 20).map(move |n| (class, n)));
+        both.map(|(class, number)| point(&daemon, class, number)).collect::<Vec<_>>()
+    };
+    assert_eq!(push(&client, points(0)).await, (40, vec![]));
+    assert!(train(&client, following("points")).await.promoted);
+    // Its statistics are in memory from the first new sample on.
+    client.add_sample(point(&daemon, 1, 100)).await.unwrap();
+    let live = live_after(&client, 1).await;
+    let filter = SampleFilter { dataset: "points".into(), ..SampleFilter::default() };
+    let delete = DeleteSamplesRequest { filter: Some(filter), whole_dataset: true, dry_run: false };
+    assert_eq!(client.delete_samples(delete).await.unwrap().deleted_count, 41);
+    assert_eq!(push(&client, points(200)).await, (40, vec![]));
+    let equal = async {
+        let mut live = live_after(&client, live).await;
+        while learnt(&client).await != 32 {
+            live = live_after(&client, live).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_mins(1), equal).await.unwrap();
+    equals_the_batch(&client).await;
+}
+
+/// Samples that the live version has learnt.
+async fn learnt(client: &Client) -> u64 {
+    let file = client.export_head_version("colour", HeadFormat::Safetensors).await.unwrap();
+    Head::from_bytes(&file).unwrap().provenance().samples
 }
 
 #[tokio::test]

@@ -53,6 +53,13 @@ async fn a_device_is_taught_judged_and_its_head_moved_by_graftctl_alone() {
     let message = again["promotion_message"].as_str().unwrap();
     assert!(message.contains("on the same"), "{message}");
 
+    let report = &again["report"];
+    assert!(report["per_class"]["red"]["f1"].as_f64().unwrap() > 0.8, "{report}");
+    assert_eq!(report["confusion"].as_array().unwrap().len(), 3);
+    assert!(!report["learning_curve"].as_array().unwrap().is_empty());
+    assert!(text.contains("F1") && text.contains("columns: what it is taken for"), "{text}");
+    assert!(text.contains("calibration error"), "{text}");
+
     let jobs = objects(&daemon, &["jobs"]).await;
     assert_eq!((jobs.len(), &jobs[0]["job"]), (2, &again["job"]));
     let restarted = objects(&daemon, &["jobs", "restart", "1"]).await.remove(0);
@@ -67,6 +74,10 @@ async fn a_device_is_taught_judged_and_its_head_moved_by_graftctl_alone() {
     said(&daemon, &["heads", "export", "colour", path(&network), "--format", "onnx"]).await;
     assert!(std::fs::metadata(&network).unwrap().len() > 1000);
     said(&daemon, &["heads", "import", path(&head), "--head", "moved", "--activate"]).await;
+    let moved = objects(&daemon, &["heads"]).await;
+    let moved = moved.iter().find(|head| head["head"] == "moved").unwrap();
+    assert_eq!(moved["versions"][0]["kind"], "lda");
+    assert!(moved["versions"][0]["accuracy"].as_f64().unwrap() > 0.8, "remembered: {moved}");
     let heads = said(&daemon, &["heads"]).await;
     assert!(heads.contains("colour") && heads.contains("moved"), "{heads}");
     let client = daemon.client().await;

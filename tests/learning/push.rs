@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::colours::class_folder;
+use graftd::client::ErrorKind;
+
+use crate::colours::{COLOURS, class_folder, predict, push, sample};
 use crate::common::daemon::Daemon;
 
-async fn push(address: &str, folder: &Path) -> Output {
+async fn push_folder(address: &str, folder: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_graftctl"));
     command.args(["samples", "push", "--dataset", "colours", "--target", address]).arg(folder);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
@@ -56,7 +58,7 @@ async fn a_push_over_a_connection_that_breaks_again_and_again_stores_everything_
     let folder = class_folder(40);
     // Enough for some ten acknowledgements.
     let (address, connections) = breaking(&daemon.address, 1_000).await;
-    let pushed = push(&address, folder.path()).await;
+    let pushed = push_folder(&address, folder.path()).await;
     assert!(pushed.status.success(), "{}", text(&pushed));
     assert!(text(&pushed).contains("120 samples are in colours"), "{}", text(&pushed));
     let connections = connections.load(Ordering::Relaxed);
@@ -64,7 +66,7 @@ async fn a_push_over_a_connection_that_breaks_again_and_again_stores_everything_
     let client = daemon.client().await;
     assert_eq!(client.list_datasets().await.unwrap()[0].sample_count, 120);
     // Again, straight to the daemon: nothing is stored twice.
-    let again = push(&daemon.address, folder.path()).await;
+    let again = push_folder(&daemon.address, folder.path()).await;
     assert!(text(&again).contains("120 of them were before; 0 refused"), "{}", text(&again));
     assert_eq!(client.list_datasets().await.unwrap()[0].sample_count, 120);
 }
@@ -74,13 +76,13 @@ async fn a_file_that_is_no_picture_is_named_and_the_others_are_pushed() {
     let daemon = Daemon::start_roomy().await;
     let folder = class_folder(2);
     std::fs::write(folder.path().join("red/broken.png"), b"no picture").unwrap();
-    let pushed = push(&daemon.address, folder.path()).await;
+    let pushed = push_folder(&daemon.address, folder.path()).await;
     assert_eq!(pushed.status.code(), Some(1), "{}", text(&pushed));
     let said = text(&pushed);
     assert!(said.contains("broken.png") && said.contains("6 samples are in colours"), "{said}");
     assert!(said.contains("1 refused"), "{said}");
     let empty = tempfile::tempdir().unwrap();
-    let said = text(&push(&daemon.address, empty.path()).await);
+    let said = text(&push_folder(&daemon.address, empty.path()).await);
     assert!(said.contains("FOLDER/CLASS/PICTURE.jpg"), "{said}");
 }
 
@@ -95,7 +97,7 @@ async fn files_of_one_name_in_two_folders_of_a_class_are_two_samples_and_hidden_
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, crate::colours::picture([220, 30, 30], number)).unwrap();
     }
-    let pushed = push(&daemon.address, folder.path()).await;
+    let pushed = push_folder(&daemon.address, folder.path()).await;
     assert!(text(&pushed).contains("2 samples are in colours"), "{}", text(&pushed));
     let client = daemon.client().await;
     for id in ["red/a/1.png", "red/b/1.png"] {
@@ -106,5 +108,68 @@ async fn files_of_one_name_in_two_folders_of_a_class_are_two_samples_and_hidden_
         };
         let found = client.get_sample(request).await.unwrap().sample.unwrap();
         assert_eq!(found.labels, ["red"]);
+    }
+}
+
+#[tokio::test]
+async fn many_pushes_fill_no_queue_of_predictions_and_wait_behind_them() {
+    let daemon = Daemon::start().await; // one worker, room for two
+    let client = daemon.client().await;
+    let busy = daemon.occupy().await;
+    let streams = (0..6_u32).map(|stream| {
+        let client = client.clone();
+        let samples = (0..20).map(move |n| sample("red", COLOURS[0].1, 100 * stream + n));
+        tokio::spawn(async move { push(&client, samples.collect()).await })
+    });
+    let streams: Vec<_> = streams.collect();
+    // As many as may: of the other 118 none reaches the queue.
+    daemon.queued(2).await;
+    let predictions = (0..2).map(|n| {
+        let client = client.clone();
+        tokio::spawn(async move { predict(&client, "", COLOURS[1].1, n).await })
+    });
+    let predictions: Vec<_> = predictions.collect();
+    daemon.queued(4).await;
+    let stored = client.list_datasets().await.unwrap()[0].sample_count;
+    assert_eq!(stored, 0);
+    drop(busy);
+    for prediction in predictions {
+        prediction.await.unwrap();
+    }
+    // While they stream, none of the predictions finds its queue full.
+    for number in 0..40 {
+        predict(&client, "", COLOURS[2].1, number).await;
+    }
+    for stream in streams {
+        assert_eq!(stream.await.unwrap(), (20, vec![]));
+    }
+    assert_eq!(client.list_datasets().await.unwrap()[0].sample_count, 120);
+}
+
+#[tokio::test]
+async fn single_samples_beyond_the_queue_are_refused_and_a_stream_waits() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let busy = daemon.occupy().await;
+    let calls = (0..5_u32).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move { client.add_sample(sample("red", COLOURS[0].1, number)).await })
+    });
+    let mut calls: Vec<_> = calls.collect();
+    // Two wait for the worker, two for one of their places.
+    let refused = async {
+        loop {
+            if let Some(ended) = calls.iter().position(tokio::task::JoinHandle::is_finished) {
+                return calls.remove(ended).await.unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let error = refused.await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::ResourceExhausted, "{error}");
+    assert!(error.retry_after.is_some(), "{error}");
+    drop(busy);
+    for call in calls {
+        call.await.unwrap().unwrap();
     }
 }

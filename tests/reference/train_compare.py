@@ -238,9 +238,18 @@ def probabilities(description, tensors, x):
         scores = layer("classifier.output", weights)
     elif form == "perceptron":
         scores = layer("classifier.output", np.maximum(layer("classifier.hidden", x), 0))
+    elif form == "neighbours":
+        cosines = tensors["classifier.rows"] @ (x / np.linalg.norm(x))
+        nearest = np.argsort(-cosines)[: description["classifier"]["neighbours"]]
+        votes = np.full(len(description["classes"]), 1e-6)
+        weights = np.exp((cosines[nearest] - 1) / description["classifier"]["bandwidth"])
+        np.add.at(votes, tensors["classifier.labels"].astype(int)[nearest], weights)
+        scores = np.log(votes)
     else:
         raise SystemExit(f"no formula for {form}")
     scores = scores / description["temperature"]
+    if description["kind"] == "multi-label":
+        return 1 / (1 + np.exp(-scores))
     weights = np.exp(scores - scores.max())
     return weights / weights.sum()
 

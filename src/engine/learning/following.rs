@@ -20,9 +20,9 @@ use std::time::Duration;
 use super::embedding::embed_missing;
 use super::labelled::{Labelled, Reading, Several};
 use super::lineage::{self, Rivals};
-use super::low_priority::{self, lower_priority};
+use super::low_priority::{self, guarded, lower_priority};
 use super::versions::{self, Follow, HeadRecord};
-use super::{LearningError, decide};
+use super::{LearningError, decide, training};
 use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::name::Name;
@@ -233,7 +233,7 @@ impl Shared {
                 let news = news.get(&head.follow.dataset).copied();
                 let Some(news) = news.or(look.then_some(News::Arrived)) else { continue };
                 let name = head.name.clone();
-                match pool.install(|| self.follow(head, news, &mut learners)) {
+                match guarded(|| pool.install(|| self.follow(head, news, &mut learners))) {
                     Ok(()) => {}
                     Err(error) if error.is_cancelled() => return,
                     Err(error) => {
@@ -291,7 +291,7 @@ impl Shared {
         let key = backbone.embedding_key();
         let reading =
             Reading { split: Split::HeldOut, several: Several::Skip, most: Some(HELD_OUT) };
-        let held_out = Labelled::read(&self.store, &follow.dataset, key, reading)?;
+        let held_out = Labelled::read(&self.store, &follow.dataset, key, reading, &self.cancel)?;
         let rows = held_out.rows();
         let samples = rows.as_ref().map(|rows| held_out.samples(rows));
         let (balance, rate) = (options.balance_classes, options.false_alarm_rate);
@@ -311,9 +311,8 @@ impl Shared {
             return Ok(None);
         }
         let line = rivals.line(&follow.promotion, &decision, new.as_ref(), judged.as_deref());
-        let scores = new.map(
-            |report| serde_json::json!({ "accuracy": report.accuracy, "ece": report.ece_after }),
-        );
+        let scores =
+            new.map(|report| serde_json::to_value(training::scores(&report))).transpose()?;
         let head = head.with_provenance(Provenance {
             backbone: record.backbone.to_string(),
             backbone_sha256: backbone.network.digest().to_string(),

@@ -1,16 +1,17 @@
 //! The way of a sample from the wire into the store: decode, embed, keep.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::{Learning, LearningError};
 use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::name::Name;
-use crate::engine::{Answerer, EngineError, Priority, Subject, Target, Timings, prepare};
-use crate::store::{Keep, NewEmbedding, NewSample, Outcome, Receipt, Sample, Store, StoreError};
+use crate::engine::{Answerer, Engine, EngineError, Priority, Subject, Target, Timings, prepare};
+use crate::store::{Keep, NewEmbedding, NewSample, Outcome, Receipt, Sample, StoreError};
 use crate::vision::{self, ImageFormat, Limits, Picture};
 
 /// Pixels of a thumbnail's longer side.
@@ -52,50 +53,148 @@ pub struct StoredSample {
     pub duplicate: bool,
 }
 
+/// A sample on its way to its embedding.
+#[derive(Debug)]
+pub struct OpenSample {
+    incoming: IncomingSample,
+    keep: Keep,
+}
+
+/// A sample that lacks nothing but its place in the store.
+#[derive(Debug)]
+pub struct ReadySample {
+    dataset: Name,
+    facts: NewSample,
+}
+
+/// A sample that the store has taken and not yet committed.
+#[derive(Debug)]
+pub struct PendingSample {
+    dataset: Name,
+    receipt: oneshot::Receiver<crate::store::Result<Receipt>>,
+}
+
+/// What to do while as many samples wait to be embedded as may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// Wait for a place, for a stream that reads no further meanwhile.
+    Wait,
+    /// Say so.
+    Refuse,
+}
+
+/// The places of samples that are embedded, one device wide: all streams share them, so that none
+/// of them can fill what predictions wait in.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Semaphore,
+    waiting: AtomicUsize,
+    most_waiting: usize,
+}
+
+/// Counts one who waits for a place.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Places {
+    pub(super) fn new(engine: &Engine) -> Self {
+        let free = Semaphore::new(engine.intake_capacity());
+        Self { free, waiting: AtomicUsize::new(0), most_waiting: engine.queue_capacity() }
+    }
+
+    async fn take(&self, full: Full) -> Result<SemaphorePermit<'_>, EngineError> {
+        if let Ok(place) = self.free.try_acquire() {
+            return Ok(place);
+        }
+        let others = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        if full == Full::Refuse && others >= self.most_waiting {
+            return Err(EngineError::QueueFull { length: self.most_waiting });
+        }
+        self.free.acquire().await.map_err(|_| EngineError::Draining)
+    }
+}
+
+/// A sample goes through [`Learning::open_sample`], [`Learning::embed_sample`],
+/// [`Learning::store_sample`] and [`Learning::stored_sample`]. The first and the third wait for the
+/// store and so for the disk; the others wait without holding a thread.
 impl Learning {
-    /// Stores a sample; when this returns, it is durable. The photograph is decoded and embedded on
-    /// a worker, so that intake is as fast as the device embeds and waits for its turn like any
-    /// other request.
+    /// Finds out what the sample's dataset keeps and checks an embedding that it brings. Blocks.
     ///
     /// # Errors
-    /// A picture that cannot be used, a full queue, a quota, an id that is taken.
-    pub async fn add_sample(
-        &self,
-        incoming: IncomingSample,
-        cancel: Cancel,
-    ) -> Result<StoredSample, LearningError> {
-        let IncomingSample { dataset, facts, content } = incoming;
+    /// An embedding of another width, an unknown backbone, a store that is full.
+    pub fn open_sample(&self, mut incoming: IncomingSample) -> Result<OpenSample, LearningError> {
         // A dataset is made with its first sample, not by one that is refused.
-        let keep = match self.store.dataset(&dataset) {
+        let keep = match self.store.dataset(&incoming.dataset) {
             Ok(known) => known.settings.keep,
             Err(StoreError::UnknownDataset(_)) => Keep::default(),
             Err(error) => return Err(error.into()),
         };
-        let (sender, receiver) = oneshot::channel();
-        match content {
-            Content::Embedding { backbone, values } => {
-                let facts = self.with_embedding(facts, &backbone, values)?;
-                hand_over(&self.store, &dataset, facts, sender);
-            }
-            Content::Picture(subject) => {
-                let by = self.engine.snapshot().resolve(&Target::Default).ok();
-                let (store, target) = (self.store.clone(), dataset.clone());
-                let limits = self.engine.limits();
-                let ticket = self.engine.run(Priority::Foreground, cancel, move |cancel, _| {
-                    let facts = with_picture(facts, subject, by, keep, &limits, cancel)?;
-                    hand_over(&store, &target, facts, sender);
-                    Ok::<_, EngineError>(())
-                })?;
-                ticket.await??;
-            }
+        if let Content::Embedding { backbone, values } = &mut incoming.content {
+            let values = std::mem::take(values);
+            incoming.facts = self.with_embedding(incoming.facts, backbone, values)?;
         }
-        let receipt = receiver.await.unwrap_or(Err(StoreError::Closed));
-        let Receipt { sample, outcome, .. } = receipt?;
+        Ok(OpenSample { incoming, keep })
+    }
+
+    /// Decodes and embeds the photograph on a worker, as soon as one has nothing to predict. At most
+    /// twice as many samples as there are workers are there at a time.
+    ///
+    /// # Errors
+    /// A picture that cannot be used; a full queue, where that is to be told.
+    pub async fn embed_sample(
+        &self,
+        sample: OpenSample,
+        cancel: Cancel,
+        full: Full,
+    ) -> Result<ReadySample, LearningError> {
+        let OpenSample { incoming: IncomingSample { dataset, facts, content }, keep } = sample;
+        let subject = match content {
+            Content::Embedding { .. } => return Ok(ReadySample { dataset, facts }),
+            Content::Picture(subject) => subject,
+        };
+        let place = self.places.take(full).await?;
+        let by = self.engine.snapshot().resolve(&Target::Default).ok();
+        let limits = self.engine.limits();
+        let ticket = self.engine.run(Priority::Intake, cancel, move |cancel, _| {
+            with_picture(facts, subject, by, keep, &limits, cancel)
+        })?;
+        let facts = ticket.await??;
+        drop(place);
+        Ok(ReadySample { dataset, facts })
+    }
+
+    /// Gives the sample to the store. Blocks while that has as many waiting as it takes.
+    pub fn store_sample(&self, sample: ReadySample) -> PendingSample {
+        let ReadySample { dataset, facts } = sample;
+        let (sender, receipt) = oneshot::channel();
+        self.store.add_sample_making(&dataset, facts, move |receipt| {
+            // Whoever hung up meanwhile does not want to know.
+            let _ = sender.send(receipt);
+        });
+        PendingSample { dataset, receipt }
+    }
+
+    /// Waits for the COMMIT; when this returns, the sample is durable.
+    ///
+    /// # Errors
+    /// A quota, an id that is taken, a failure of the medium.
+    pub async fn stored_sample(
+        &self,
+        sample: PendingSample,
+    ) -> Result<StoredSample, LearningError> {
+        let receipt = sample.receipt.await.unwrap_or(Err(StoreError::Closed));
+        let Receipt { sample: stored, outcome, .. } = receipt?;
         let duplicate = outcome == Outcome::Duplicate;
         if !duplicate {
-            self.following.arrived(&dataset);
+            self.following.arrived(&sample.dataset);
         }
-        Ok(StoredSample { sample, duplicate })
+        Ok(StoredSample { sample: stored, duplicate })
     }
 
     fn with_embedding(
@@ -120,16 +219,6 @@ impl Learning {
         facts.embeddings.push(NewEmbedding { backbone: by.backbone.embedding_key(), values });
         Ok(facts)
     }
-}
-
-type Answer = oneshot::Sender<crate::store::Result<Receipt>>;
-
-/// Gives the sample to the store, whose receipt goes to `answer`.
-fn hand_over(store: &Store, dataset: &Name, facts: NewSample, answer: Answer) {
-    store.add_sample_making(dataset, facts, move |receipt| {
-        // Whoever hung up meanwhile does not want to know.
-        let _ = answer.send(receipt);
-    });
 }
 
 /// The small picture, encoded, that a dataset keeps which keeps no photographs.

@@ -23,7 +23,8 @@ pub struct TrainingRequest {
     pub promotion: Promotion,
 }
 
-/// How a head is fitted.
+/// How a head is fitted. What is absent is as in [`Options::default`], the defaults of `graftd train`
+/// and `graftctl train` alike.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainingOptions {
@@ -34,6 +35,7 @@ pub struct TrainingOptions {
     /// Folds of the cross-validation, 2 to 20.
     pub folds: u32,
     /// Whether every class counts the same.
+    #[serde(alias = "balance")] // in heads that `graftd train` of old saved
     pub balance_classes: bool,
     /// Probability spread over all classes, 0 to 0.5.
     pub label_smoothing: f32,
@@ -44,9 +46,13 @@ pub struct TrainingOptions {
     /// Neighbours asked by k-NN.
     pub neighbours: Option<u32>,
     /// Width of a perceptron's hidden layer.
+    #[serde(alias = "hidden")]
     pub hidden_width: u32,
     /// How embeddings are prepared; `None` for what suits the kind.
     pub features: Option<Features>,
+    /// How novelty is measured; `None` for the distance to the nearest class, or, for a head that
+    /// follows its dataset, the energy.
+    pub novelty: Option<NoveltyMethod>,
     /// Changed copies of each photograph that are trained on too, 0 to 32.
     pub augmentations: u32,
     /// Whether the head, which must be of kind `slda`, goes on learning each new sample.
@@ -55,17 +61,19 @@ pub struct TrainingOptions {
 
 impl Default for TrainingOptions {
     fn default() -> Self {
+        let common = Options::default();
         Self {
-            kind: None,
-            seed: 0,
-            folds: 5,
-            balance_classes: true,
-            label_smoothing: 0.0,
+            kind: common.kind,
+            seed: common.seed,
+            folds: common.folds as u32,
+            balance_classes: common.balance,
+            label_smoothing: common.label_smoothing,
             regularization: None,
-            false_alarm_rate: 0.05,
+            false_alarm_rate: common.false_alarm_rate,
             neighbours: None,
-            hidden_width: 256,
-            features: None,
+            hidden_width: common.hidden as u32,
+            features: common.features,
+            novelty: None,
             augmentations: 0,
             follow_dataset: false,
         }
@@ -74,7 +82,7 @@ impl Default for TrainingOptions {
 
 impl TrainingOptions {
     /// As `train` wants them.
-    pub(super) fn to_train(&self) -> Options {
+    pub fn to_train(&self) -> Options {
         let defaults = Options::default();
         Options {
             kind: self.kind,
@@ -87,11 +95,11 @@ impl TrainingOptions {
             neighbours: self.neighbours.map_or(defaults.neighbours, |count| count as usize),
             hidden: self.hidden_width as usize,
             // Each sample makes a version of a head that follows: it must stay small.
-            novelty: Some(if self.follow_dataset {
+            novelty: self.novelty.or(Some(if self.follow_dataset {
                 NoveltyMethod::Energy
             } else {
                 NoveltyMethod::Mahalanobis
-            }),
+            })),
             false_alarm_rate: self.false_alarm_rate,
         }
     }
@@ -166,6 +174,9 @@ pub struct CurvePoint {
     pub accuracy: f64,
 }
 
+/// How the stored error of a job begins that a fault of ours ended.
+pub(super) const FAULT: &str = "internal error";
+
 /// A job with its record read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
@@ -177,6 +188,13 @@ pub struct Job {
     pub progress: JobProgress,
     /// What it made, once it succeeded.
     pub outcome: Option<TrainingOutcome>,
+}
+
+impl Job {
+    /// Whether a fault of ours ended it, and nothing that was asked.
+    pub fn is_fault(&self) -> bool {
+        self.record.error.as_ref().is_some_and(|error| error.starts_with(FAULT))
+    }
 }
 
 impl TryFrom<store::Job> for Job {

@@ -9,16 +9,27 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::following::{self, Herald};
-use super::low_priority::{self, lower_priority};
+use super::job::FAULT;
+use super::low_priority::{self, guarded, lower_priority};
 use super::{Job, JobProgress, LearningError, TrainingOutcome, TrainingRequest, training};
 use crate::base::{cancel::Cancel, memory};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::store::{JobId, JobState, JobUpdate, NewJob, Store};
 
 /// Jobs that may wait.
 const WAITING: usize = 16;
 /// The least time between two pieces of news to those who watch.
 const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a job does on its turn.
+type Work = fn(
+    &Engine,
+    &Store,
+    JobId,
+    &TrainingRequest,
+    &Cancel,
+    &mut dyn FnMut(JobProgress),
+) -> Result<TrainingOutcome, LearningError>;
 
 /// Starts, watches and cancels trainings.
 pub struct Jobs {
@@ -31,6 +42,7 @@ struct Shared {
     engine: Arc<Engine>,
     /// Heads may follow their dataset once they are trained.
     herald: Herald,
+    work: Work,
     state: Mutex<State>,
     /// Signalled when a job arrives or the daemon stops.
     changed: Condvar,
@@ -55,8 +67,17 @@ impl Jobs {
         store: Store,
         herald: Herald,
     ) -> Result<Self, LearningError> {
+        Self::start_with(engine, store, herald, training::run)
+    }
+
+    fn start_with(
+        engine: Arc<Engine>,
+        store: Store,
+        herald: Herald,
+        work: Work,
+    ) -> Result<Self, LearningError> {
         let (state, changed) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared { store, engine, herald, state, changed });
+        let shared = Arc::new(Shared { store, engine, herald, work, state, changed });
         let turns = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("graftd-training".to_owned())
@@ -83,6 +104,10 @@ impl Jobs {
         if waiting >= WAITING {
             return Err(LearningError::JobQueueFull { waiting });
         }
+        self.queue(request)
+    }
+
+    fn queue(&self, request: &TrainingRequest) -> Result<Job, LearningError> {
         let request = serde_json::to_string(request)?;
         let record = self.shared.store.add_job(NewJob { kind: "training".to_owned(), request })?;
         let (id, job) = (record.id, Job::try_from(record)?);
@@ -185,7 +210,7 @@ impl Shared {
             }
         };
         while let Some((id, cancel)) = self.next() {
-            let outcome = self.run(id, &cancel, &pool);
+            let outcome = guarded(|| self.run(id, &cancel, &pool));
             memory::give_back();
             // What a stopping daemon interrupts is found so by the next one, which says it.
             if self.lock().closing && outcome.as_ref().is_err_and(LearningError::is_cancelled) {
@@ -199,6 +224,12 @@ impl Shared {
                 }
                 Err(error) if error.is_cancelled() => {
                     self.end(id, JobState::Cancelled, JobUpdate::default());
+                }
+                Err(LearningError::Engine(EngineError::Fault(text))) => {
+                    tracing::error!(job = %id, fault = text, "a fault of ours ended a training");
+                    let told = format!("{FAULT}; the log of the device says more under job {id}");
+                    let update = JobUpdate { error: Some(told), ..JobUpdate::default() };
+                    self.end(id, JobState::Failed, update);
                 }
                 Err(error) => {
                     tracing::warn!(job = %id, %error, "a training failed");
@@ -237,7 +268,8 @@ impl Shared {
         let mut news = News { shared: self, job, began: Instant::now(), told: None };
         let request = news.job.request.clone();
         let mut tell = |progress| news.tell(progress);
-        pool.install(|| training::run(&self.engine, &self.store, id, &request, cancel, &mut tell))
+        let work = self.work;
+        pool.install(|| work(&self.engine, &self.store, id, &request, cancel, &mut tell))
     }
 
     /// Records how a job ended and tells those who watch, after which they hear no more.
@@ -300,5 +332,51 @@ impl News<'_> {
                 tracing::warn!(job = %id, %error, "a job's progress could not be recorded");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::learning::following::Following;
+    use crate::engine::learning::{Promotion, TrainingOptions};
+    use crate::engine::{EngineOptions, PoolOptions, Snapshot};
+    use crate::vision::Limits;
+
+    #[test]
+    fn a_job_that_panics_is_a_fault_of_ours_and_the_next_one_gets_its_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let pool = PoolOptions { workers: 1, queue: 1 };
+        let options = EngineOptions { pool, limits: Limits::default() };
+        let engine = Arc::new(Engine::start(Snapshot::default(), options).unwrap());
+        let following = Following::start(Arc::clone(&engine), store.clone()).unwrap();
+        let work: Work = |_, _, _, request, _, _| {
+            assert!(request.head.as_str() != "bad", "by design");
+            Err(LearningError::NoSamples("nothing to learn".to_owned()))
+        };
+        let jobs = Jobs::start_with(engine, store, following.herald(), work).unwrap();
+        let request = |head: &str| TrainingRequest {
+            head: head.parse().unwrap(),
+            dataset: "d".parse().unwrap(),
+            backbone: "b".parse().unwrap(),
+            options: TrainingOptions::default(),
+            promotion: Promotion::default(),
+        };
+        let queued = ["bad", "good"].map(|head| jobs.queue(&request(head)).unwrap().record.id);
+        for id in queued {
+            if let Some(mut news) = jobs.watch(id) {
+                // The sender goes once the job has ended.
+                while news.has_changed().is_ok() {
+                    news.borrow_and_update();
+                    std::thread::yield_now();
+                }
+            }
+        }
+        let [bad, good] = queued.map(|id| jobs.get(id).unwrap());
+        assert_eq!((bad.record.state, bad.is_fault()), (JobState::Failed, true));
+        assert!(!bad.record.error.unwrap().contains("by design"), "that is for the log");
+        assert_eq!((good.record.state, good.is_fault()), (JobState::Failed, false));
+        assert_eq!(good.record.error.as_deref(), Some("nothing to learn"));
     }
 }

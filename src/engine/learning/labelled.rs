@@ -56,12 +56,13 @@ impl Labelled {
     /// Reads one side of a dataset. Samples without label are left out.
     ///
     /// # Errors
-    /// A sample with several labels where those are refused; damage.
+    /// A sample with several labels where those are refused; damage; cancelled, within one block.
     pub(super) fn read(
         store: &Store,
         dataset: &Name,
         backbone: Digest,
         reading: Reading,
+        cancel: &Cancel,
     ) -> Result<Self, LearningError> {
         let stats = store.dataset_stats(dataset)?;
         let there = match reading.split {
@@ -75,6 +76,7 @@ impl Labelled {
         read.values.reserve_exact(there.min(most) * read.width);
         let mut numbers = BTreeMap::new();
         'all: for block in blocks {
+            cancel.check()?;
             let block = block?;
             let rows = block.values.chunks_exact(read.width.max(1));
             for (sample, row) in block.samples.iter().zip(rows) {

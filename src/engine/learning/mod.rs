@@ -29,7 +29,9 @@ pub use capture::{CaptureSettings, Captured};
 pub use error::LearningError;
 pub use evaluation::Judged;
 pub use examination::Examination;
-pub use intake::{Content, IncomingSample, StoredSample};
+pub use intake::{
+    Content, Full, IncomingSample, OpenSample, PendingSample, ReadySample, StoredSample,
+};
 pub use job::{
     CurvePoint, Job, JobProgress, TrainingOptions, TrainingOutcome, TrainingReport, TrainingRequest,
 };
@@ -49,6 +51,7 @@ pub struct Learning {
     jobs: Jobs,
     following: following::Following,
     capture: capture::Capture,
+    places: intake::Places,
     /// Held while a dataset is examined: one at a time.
     examining: Mutex<()>,
 }
@@ -63,7 +66,8 @@ impl Learning {
         let following = following::Following::start(Arc::clone(&engine), store.clone())?;
         let jobs = Jobs::start(Arc::clone(&engine), store.clone(), following.herald())?;
         let capture = capture::Capture::start(store.clone(), engine.limits())?;
-        Ok(Self { engine, store, jobs, following, capture, examining: Mutex::default() })
+        let (places, examining) = (intake::Places::new(&engine), Mutex::default());
+        Ok(Self { engine, store, jobs, following, capture, places, examining })
     }
 
     /// What is stored.
@@ -114,6 +118,17 @@ impl Learning {
         filter: &Filter,
     ) -> Result<Deletion, LearningError> {
         let deletion = self.store.delete_samples(dataset, filter)?;
+        self.following.corrected(dataset);
+        Ok(deletion)
+    }
+
+    /// Deletes a dataset with all its samples. A head that follows it forgets what it learnt as soon as
+    /// there is one of the same name again.
+    ///
+    /// # Errors
+    /// As [`Store::delete_dataset`].
+    pub fn delete_dataset(&self, dataset: &Name) -> Result<Deletion, LearningError> {
+        let deletion = self.store.delete_dataset(dataset)?;
         self.following.corrected(dataset);
         Ok(deletion)
     }

@@ -11,9 +11,9 @@ use super::labelled::{Labelled, Reading, Several};
 use super::lineage::{self, Rivals};
 use super::versions::{self, Follow, HeadRecord};
 use super::{Decision, LearningError, Line, Policy, Promotion, Rival, decide};
-use crate::base::cancel::Cancel;
+use crate::base::cancel::{Cancel, Cancelled};
 use crate::engine::{Answerer, Engine, LiveBackbone, LiveHead, Target};
-use crate::heads::{Head, Kind, Provenance};
+use crate::heads::{Head, Kind, Provenance, Scores};
 use crate::store::{JobId, SampleKey, Split, Store};
 use crate::train::{self, HalfRows, Phase, Report, Trained};
 
@@ -46,11 +46,14 @@ pub(super) fn run(
     let mut told = |done| tell(phase("embedding", EMBEDDING_SHARE * done));
     let embedded =
         embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut told)?;
-    let snapshot = store.snapshot(&request.dataset)?;
+    let goes_on = || cancel.check().is_ok();
+    let Some(snapshot) = store.snapshot_while(&request.dataset, &goes_on)? else {
+        return Err(cancel.check().err().unwrap_or(Cancelled::ByCaller).into());
+    };
     let multi_label = request.options.kind == Some(Kind::MultiLabel);
     let several = if multi_label { Several::Keep } else { Several::Refuse };
     let reading = |split| Reading { split, several, most: None };
-    let mut training = Labelled::read(store, &request.dataset, key, reading(Split::Train))?;
+    let mut training = Labelled::read(store, &request.dataset, key, reading(Split::Train), cancel)?;
     let train_count = training.len() as u64;
     if request.options.follow_dataset {
         training.forget_weights();
@@ -78,7 +81,7 @@ pub(super) fn run(
     let Fitted { head, reason, cross_validation, folds, learning_curve } = fitted;
 
     tell(phase("judging", 0.95));
-    let held_out = Labelled::read(store, &request.dataset, key, reading(Split::HeldOut))?;
+    let held_out = Labelled::read(store, &request.dataset, key, reading(Split::HeldOut), cancel)?;
     let judgement = judge(engine, store, request, &head, &held_out, cancel)?;
     let (new, live) = (&judgement.new, judgement.live());
     let report = TrainingReport {
@@ -105,10 +108,7 @@ pub(super) fn run(
         samples: train_count,
         seed: request.options.seed,
         options: serde_json::to_value(&request.options)?,
-        scores: serde_json::json!({
-            "accuracy": report.held_out.accuracy,
-            "ece": report.held_out.ece_after,
-        }),
+        scores: serde_json::to_value(scores(&report.held_out))?,
     });
     // The last moment at which nothing has happened yet.
     cancel.check()?;
@@ -157,6 +157,12 @@ fn promote(
     }
     let message = "another version was made live while it was judged: activate it by hand";
     Ok(Decision { promote: false, message: message.to_owned() })
+}
+
+/// What a head remembers of how it was judged.
+pub(super) fn scores(report: &Report) -> Scores {
+    let (accuracy, ece) = (Some(report.accuracy), Some(report.ece_after));
+    Scores { accuracy, ece, folds: Vec::new() }
 }
 
 /// What fitting gives.
@@ -333,7 +339,7 @@ fn judge_elsewhere(
     embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut |_| {})?;
     let several = if rival.head.kind() == Kind::MultiLabel { Several::Keep } else { Several::Skip };
     let reading = Reading { split: Split::HeldOut, several, most: None };
-    let same = Labelled::read(store, &request.dataset, backbone.embedding_key(), reading)?;
+    let same = Labelled::read(store, &request.dataset, backbone.embedding_key(), reading, cancel)?;
     if same.ids() != held_out.ids() {
         return Ok(None);
     }

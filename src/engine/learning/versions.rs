@@ -11,7 +11,7 @@ use super::{Learning, LearningError, Line, Promotion, TrainingOptions, TrainingR
 use crate::base::lru::Lru;
 use crate::base::name::Name;
 use crate::engine::{Engine, EngineError, HeadHandle, HeadSource, HeadVersions, LiveHead, Target};
-use crate::heads::{Head, Kind};
+use crate::heads::{Head, Kind, Scores};
 use crate::store::{self, NewHeadVersion, Store};
 
 /// Bytes of versions that are kept in memory beside the live ones: old versions that were asked for.
@@ -52,6 +52,9 @@ pub struct About {
     pub dataset_snapshot: String,
     /// Of the backbone's ONNX file.
     pub backbone_sha256: String,
+    /// How it was judged where it was made; `None` where unknown.
+    #[serde(default)]
+    pub scores: Option<Scores>,
 }
 
 impl About {
@@ -63,6 +66,7 @@ impl About {
             dataset: provenance.dataset.clone(),
             dataset_snapshot: provenance.dataset_snapshot.clone(),
             backbone_sha256: provenance.backbone_sha256.clone(),
+            scores: provenance.scores(),
         }
     }
 }

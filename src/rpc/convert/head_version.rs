@@ -60,8 +60,11 @@ fn version(
     message.job = record.job.map(|job| job.to_string()).unwrap_or_default();
     message.options = record.options.as_ref().map(fitted_with);
     message.report = record.report.as_ref().filter(|_| reports).map(report);
-    if let Some(About { kind, classes, dataset, dataset_snapshot, backbone_sha256 }) = record.about
-    {
+    message.accuracy = record.report.as_ref().map(|report| report.held_out.accuracy as f32);
+    if let Some(about) = record.about {
+        let About { kind, classes, dataset, dataset_snapshot, backbone_sha256, scores } = about;
+        let remembered = scores.and_then(|scores| scores.accuracy);
+        message.accuracy = message.accuracy.or(remembered.map(|accuracy| accuracy as f32));
         message.kind = wire::HeadKind::from(kind).into();
         message.classes = classes;
         message.dataset = dataset;

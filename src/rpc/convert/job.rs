@@ -9,7 +9,7 @@ use crate::engine::learning::{
 use crate::heads::Kind;
 use crate::proto::graft as wire;
 use crate::store::{JobId, JobState};
-use crate::train::{Features, Report};
+use crate::train::{Features, NoveltyMethod, Report};
 
 /// The job's id in a field.
 ///
@@ -50,9 +50,15 @@ pub fn options(options: wire::TrainingOptions) -> Result<TrainingOptions, FieldE
             return Err(FieldError::new("follow_dataset", problem));
         }
     }
+    let novelty = novelty("novelty", options.novelty)?;
+    if options.follow_dataset && novelty == Some(NoveltyMethod::Mahalanobis) {
+        let problem = "must be NOVELTY_METHOD_ENERGY or unset for a head that follows its dataset";
+        return Err(FieldError::new("novelty", problem));
+    }
     Ok(TrainingOptions {
         kind,
         features,
+        novelty,
         follow_dataset: options.follow_dataset,
         augmentations: ranged("augmentations", Some(options.augmentations), 0..=32, 0)?,
         seed: options.seed,
@@ -84,6 +90,15 @@ fn features(field: &str, value: i32) -> Result<Option<Features>, FieldError> {
         Ok(FeatureTransform::Standardize) => Ok(Some(Features::Standardised)),
         Ok(FeatureTransform::Normalize) => Ok(Some(Features::UnitLength)),
         Err(_) => Err(FieldError::new(field, format!("{value} is not a transform"))),
+    }
+}
+
+fn novelty(field: &str, value: i32) -> Result<Option<NoveltyMethod>, FieldError> {
+    match wire::NoveltyMethod::try_from(value) {
+        Ok(wire::NoveltyMethod::Unspecified) => Ok(None),
+        Ok(wire::NoveltyMethod::Mahalanobis) => Ok(Some(NoveltyMethod::Mahalanobis)),
+        Ok(wire::NoveltyMethod::Energy) => Ok(Some(NoveltyMethod::Energy)),
+        Err(_) => Err(FieldError::new(field, format!("{value} is not a method"))),
     }
 }
 
@@ -150,12 +165,13 @@ pub fn promotion(promotion: Option<wire::Promotion>) -> Result<Promotion, FieldE
 
 /// A job for the wire.
 pub fn job(job: Job) -> wire::Job {
+    let is_fault = job.is_fault();
     let Job { record, request, progress, outcome } = job;
     let JobProgress { phase, done, remaining_seconds, loss, held_out_accuracy } = progress;
     let running = record.state == JobState::Running;
     let failure = (record.state == JobState::Failed).then(|| wire::Failure {
-        // FAILED_PRECONDITION: what was asked could not be done with what is there.
-        code: 9,
+        // INTERNAL, or FAILED_PRECONDITION: what was asked could not be done with what is there.
+        code: if is_fault { 13 } else { 9 },
         message: record.error.clone().unwrap_or_else(|| "the training failed".to_owned()),
         reason: "TRAINING".to_owned(),
         ..wire::Failure::default()
@@ -215,6 +231,12 @@ pub fn fitted_with(options: &TrainingOptions) -> wire::TrainingOptions {
         transform: transform(options.features).into(),
         augmentations: options.augmentations,
         follow_dataset: options.follow_dataset,
+        novelty: match options.novelty {
+            None => wire::NoveltyMethod::Unspecified,
+            Some(NoveltyMethod::Mahalanobis) => wire::NoveltyMethod::Mahalanobis,
+            Some(NoveltyMethod::Energy) => wire::NoveltyMethod::Energy,
+        }
+        .into(),
     }
 }
 
@@ -298,6 +320,7 @@ mod tests {
     fn absent_options_mean_the_defaults_of_the_contract() {
         let default = options(wire::TrainingOptions::default()).unwrap();
         assert_eq!(default, TrainingOptions::default());
+        assert_eq!(default.to_train(), crate::train::Options::default(), "as `graftd train` has");
         assert_eq!(promotion(None).unwrap(), Promotion::default());
         let round = options(fitted_with(&default)).unwrap();
         assert_eq!(round, default);
@@ -305,6 +328,7 @@ mod tests {
             kind: Some(Kind::Slda),
             features: Some(Features::UnitLength),
             follow_dataset: true,
+            novelty: Some(NoveltyMethod::Energy),
             ..default
         };
         assert_eq!(options(fitted_with(&special)).unwrap(), special);
@@ -321,6 +345,16 @@ mod tests {
             ),
             ("hidden_width", wire::TrainingOptions { hidden_width: Some(0), ..Default::default() }),
             ("transform", wire::TrainingOptions { transform: 9, ..Default::default() }),
+            ("novelty", wire::TrainingOptions { novelty: 9, ..Default::default() }),
+            (
+                "novelty",
+                wire::TrainingOptions {
+                    kind: wire::HeadKind::Slda.into(),
+                    follow_dataset: true,
+                    novelty: wire::NoveltyMethod::Mahalanobis.into(),
+                    ..Default::default()
+                },
+            ),
             ("augmentations", wire::TrainingOptions { augmentations: 33, ..Default::default() }),
             (
                 "follow_dataset",

@@ -109,6 +109,7 @@ impl ExplanationService for Explanations {
             deadline: deadline::of(request.metadata()),
             draining: self.shared.draining.clone(),
             maximum_message_bytes: self.shared.maximum_message_bytes,
+            room: self.shared.room.clone(),
         };
         let in_flight = self.shared.engine.statistics().workers + 1;
         let policy = move |_: &ExplainStreamRequest| Policy::AnswerAll { in_flight };

@@ -128,6 +128,7 @@ impl InferenceService for Inference {
             deadline: deadline::of(request.metadata()),
             draining: self.shared.draining.clone(),
             maximum_message_bytes: self.shared.maximum_message_bytes,
+            room: self.shared.room.clone(),
         };
         // One more than there are workers, so that none waits for the next item to be read.
         let in_flight = self.shared.engine.statistics().workers + 1;

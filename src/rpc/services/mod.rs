@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::item_stream::Room;
 use super::meter::Meter;
 use crate::engine::learning::Learning;
 use crate::engine::{BackboneKeeper, Engine};
@@ -42,6 +43,8 @@ pub struct Shared {
     pub draining: watch::Receiver<bool>,
     /// Bytes a message.
     pub maximum_message_bytes: usize,
+    /// Bytes that the items of all streams hold together.
+    pub room: Room,
     /// How long the sender of a backbone may be silent.
     pub upload_timeout: Duration,
 }

@@ -1,6 +1,6 @@
 //! `SampleService`: the labelled samples on the device.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -9,8 +9,7 @@ use super::Shared;
 use super::blocking::blocking;
 use crate::base::cancel::Cancel;
 use crate::base::name::Name;
-use crate::engine::EngineError;
-use crate::engine::learning::{IncomingSample, Learning, LearningError, StoredSample};
+use crate::engine::learning::{Full, IncomingSample, Learning, LearningError, StoredSample};
 use crate::proto::graft as wire;
 use crate::proto::graft::sample_service_server::SampleService;
 use crate::proto::graft::stream_samples_response::Result as Outcome;
@@ -34,8 +33,6 @@ use crate::store::{Filter, Sample, SampleKey, StoreError};
 const MAXIMUM_CORRELATION_ID: usize = 200;
 /// Samples of one stream on their way at a time: as many as share a COMMIT.
 const IN_FLIGHT: usize = 64;
-/// How long a stream waits for room in the queue before it asks again.
-const WAIT_FOR_ROOM: Duration = Duration::from_millis(10);
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -53,17 +50,33 @@ impl Samples {
         &self,
         new: wire::NewSample,
         deadline: Option<Instant>,
+        full: Full,
     ) -> Result<(Name, StoredSample), RpcError> {
         let incoming: IncomingSample = new.try_into().within("sample")?;
         let dataset = incoming.dataset.clone();
         let cancel = Cancel::with_deadline(deadline);
-        let stored = self.shared.learning.add_sample(incoming, cancel).await;
-        let stored =
-            stored.map_err(|error| RpcError::from(error).with_picture_at("sample.image"))?;
+        let stored = self.store(incoming, cancel, full).await;
+        let stored = stored.map_err(|error| error.with_picture_at("sample.image"))?;
         Ok((dataset, stored))
     }
 
-    /// Answers one item of a stream. A full queue is no reason to refuse it: the stream reads no
+    /// Stores a sample. What may wait for the disk does so on a thread of its own.
+    async fn store(
+        &self,
+        incoming: IncomingSample,
+        cancel: Cancel,
+        full: Full,
+    ) -> Result<StoredSample, RpcError> {
+        let learning = &self.shared.learning;
+        let own = learning.clone();
+        let open = blocking(move || Ok(own.open_sample(incoming)?)).await?;
+        let ready = learning.embed_sample(open, cancel, full).await?;
+        let own = learning.clone();
+        let pending = blocking(move || Ok(own.store_sample(ready))).await?;
+        Ok(learning.stored_sample(pending).await?)
+    }
+
+    /// Answers one item of a stream, which waits where a single call would be refused: it reads no
     /// faster than it stores, so there will be room.
     async fn answer_item(
         self,
@@ -74,12 +87,7 @@ impl Samples {
         let result = async {
             check_length("correlation_id", &correlation_id, MAXIMUM_CORRELATION_ID)?;
             let sample = sample.required("sample")?;
-            loop {
-                match self.add(sample.clone(), deadline).await {
-                    Err(error) if is_full(&error) => tokio::time::sleep(WAIT_FOR_ROOM).await,
-                    other => return other,
-                }
-            }
+            self.add(sample, deadline, Full::Wait).await
         };
         let result = match result.await {
             Ok((_, StoredSample { sample, duplicate })) => {
@@ -89,17 +97,6 @@ impl Samples {
         };
         StreamSamplesResponse { correlation_id, result: Some(result) }
     }
-}
-
-fn is_full(error: &RpcError) -> bool {
-    matches!(
-        error,
-        RpcError::Engine { error: EngineError::QueueFull { .. }, .. }
-            | RpcError::Learning {
-                error: LearningError::Engine(EngineError::QueueFull { .. }),
-                ..
-            }
-    )
 }
 
 /// Labels of a change stand in a message of their own, so that none can be told from no change.
@@ -146,7 +143,8 @@ impl SampleService for Samples {
     ) -> Result<Response<AddSampleResponse>, Status> {
         let deadline = deadline::of(request.metadata());
         let sample = request.into_inner().sample.required("sample").map_err(RpcError::from)?;
-        let (dataset, StoredSample { sample, duplicate }) = self.add(sample, deadline).await?;
+        let added = self.add(sample, deadline, Full::Refuse).await?;
+        let (dataset, StoredSample { sample, duplicate }) = added;
         let learning = self.shared.learning.clone();
         let sample = blocking(move || described(&learning, &dataset, sample)).await?;
         Ok(Response::new(AddSampleResponse { sample: Some(sample), duplicate }))
@@ -160,6 +158,7 @@ impl SampleService for Samples {
             deadline: deadline::of(request.metadata()),
             draining: self.shared.draining.clone(),
             maximum_message_bytes: self.shared.maximum_message_bytes,
+            room: self.shared.room.clone(),
         };
         let policy = |_: &StreamSamplesRequest| Policy::AnswerAll { in_flight: IN_FLIGHT };
         let (service, deadline) = (self.clone(), limits.deadline);
@@ -262,7 +261,7 @@ impl SampleService for Samples {
                 (totals.samples, totals.bytes)
             } else {
                 let deletion = if all {
-                    store.delete_dataset(&dataset)?
+                    learning.delete_dataset(&dataset)?
                 } else {
                     learning.delete_samples(&dataset, &filter)?
                 };

@@ -112,9 +112,9 @@ pub fn examine(
     seed: u64,
     cancel: &Cancel,
 ) -> Result<Diagnosis, TrainError> {
-    match samples.check() {
+    match samples.check(cancel) {
         Err(TrainError::OneClass(_) | TrainError::TooManyClasses { .. }) => {
-            blocks::check_finite(samples.rows)?;
+            blocks::check_finite(samples.rows, cancel)?;
         }
         other => other?,
     }
