@@ -60,9 +60,7 @@ impl Push {
         }
         bar.finish_and_clear();
         let stored = total - refused;
-        let datasets = client.list_datasets().await?;
-        let known = datasets.into_iter().find(|dataset| dataset.name == self.dataset);
-        let there = known.map_or(0, |dataset| dataset.sample_count);
+        let there = self.there(client).await;
         if json {
             output::json_line(&json!({
                 "dataset": self.dataset,
@@ -73,10 +71,11 @@ impl Push {
             }));
         } else {
             // A quota may have dropped what was stored a moment ago.
-            let gone = if there < stored as u64 {
-                format!(", where {there} are left: its quota drops the oldest")
-            } else {
-                String::new()
+            let gone = match there {
+                Some(there) if there < stored as u64 => {
+                    format!(", where {there} are left: its quota drops the oldest")
+                }
+                _ => String::new(),
             };
             let verb = if gone.is_empty() { "are" } else { "were stored" };
             output::line(format_args!(
@@ -86,6 +85,22 @@ impl Push {
             ));
         }
         Ok(if refused == 0 { Outcome::Complete } else { Outcome::SomeFailed })
+    }
+
+    /// How many samples the dataset has now. Everything is stored by then, so a connection that breaks
+    /// once more is no failure: nothing is told.
+    async fn there(&self, client: &Client) -> Option<u64> {
+        for _ in 0..ATTEMPTS {
+            match client.list_datasets().await {
+                Ok(datasets) => {
+                    let known = datasets.into_iter().find(|dataset| dataset.name == self.dataset);
+                    return Some(known.map_or(0, |dataset| dataset.sample_count));
+                }
+                Err(error) if error.is_temporary() => {}
+                Err(_) => return None,
+            }
+        }
+        None
     }
 
     /// The pictures of the class folders, hidden ones apart; a sample's id is its path below the folder.
