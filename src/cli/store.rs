@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{CliError, Global, Outcome};
+use super::{CliError, Global, Outcome, held};
 use crate::base::atomic;
 use crate::base::name::Name;
 use crate::store::{ExportTarget, Import, Outcome as Stored, Store, StoreStats, Verification};
@@ -66,7 +66,10 @@ impl StoreCommand {
                 Ok(Outcome::Complete)
             }
             Action::Import { dataset, source } => {
-                self.import(&Store::open(&folder)?, dataset, source)
+                let instead =
+                    "send the samples through the running daemon with `graftctl samples push`";
+                let store = Store::open(&folder).map_err(|error| held(error, instead))?;
+                self.import(&store, dataset, source)
             }
         }
     }
