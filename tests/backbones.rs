@@ -3,16 +3,19 @@
 mod common;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::daemon::{Daemon, photograph, reference};
+use graftd::base::name::Name;
 use graftd::client::messages::{
     BackboneManifest, BackboneState, Embedding, NewSample, PredictRequest, Preprocessing,
-    UploadBackboneRequest, backbone_service_client::BackboneServiceClient, new_sample,
+    TensorNames, UploadBackboneRequest, backbone_service_client::BackboneServiceClient, new_sample,
     upload_backbone_request::Part,
 };
 use graftd::client::{Client, ClientError, ErrorKind, Picture};
+use graftd::engine::{EngineError, HeadHandle, HeadSource, LiveHead};
 use graftd::graph::{Network, Options, Source};
 use graftd::rpc::ServerOptions;
 use tokio::sync::mpsc;
@@ -87,6 +90,13 @@ async fn an_uploaded_backbone_is_tried_kept_and_answers() {
     assert_eq!((wrong.kind, wrong.field.as_str()), (ErrorKind::InvalidArgument, "manifest.sha256"));
     let junk = upload(&client, manifest("junk"), "expected.json").await.unwrap_err();
     assert_eq!(junk.kind, ErrorKind::InvalidArgument, "{junk}");
+    let size = reference("tiny/logits.onnx").metadata().unwrap().len();
+    for announced in [size - 1, size + 1] {
+        let lying = BackboneManifest { size_bytes: announced, ..manifest("lying") };
+        let refused = upload(&client, lying, "logits.onnx").await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::InvalidArgument);
+        assert_eq!(refused.field, "manifest.size_bytes", "{refused}");
+    }
     let huge = BackboneManifest { size_bytes: u64::MAX, ..manifest("huge") };
     let huge = upload(&client, huge, "logits.onnx").await.unwrap_err();
     assert_eq!(huge.field, "manifest.size_bytes");
@@ -230,6 +240,165 @@ async fn a_model_that_was_changed_on_the_device_is_not_even_read() {
     let error = client.load_backbone("extra").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::DataLoss);
     assert!(error.message.contains("SHA-256"), "{error}");
+}
+
+#[tokio::test]
+async fn a_preprocessing_that_makes_no_sense_is_refused_before_the_file_is_taken() {
+    let daemon = Daemon::start().await;
+    let preprocessing = Preprocessing { scale: -1.0, ..Preprocessing::default() };
+    let wrong = BackboneManifest { preprocessing: Some(preprocessing), ..manifest("wrong") };
+    let (pieces, receiver) = mpsc::channel(4);
+    let part = Some(Part::Manifest(wrong));
+    pieces.send(UploadBackboneRequest { part }).await.unwrap();
+    let mut service = BackboneServiceClient::new(daemon.channel().await);
+    // The stream stays open: the answer does not wait for its end.
+    let refused = service.upload_backbone(ReceiverStream::new(receiver)).await.unwrap_err();
+    let error = ClientError::from(refused);
+    assert_eq!(error.field, "manifest.preprocessing.scale", "{error}");
+    drop(pieces);
+}
+
+#[tokio::test]
+async fn a_backbone_is_replaced_under_running_requests_and_none_fails() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    upload(&client, manifest("steady"), "logits.onnx").await.unwrap();
+    let before = client.get_backbone("steady").await.unwrap().backbone.unwrap();
+    let changing = AtomicBool::new(true);
+    let ask = || async {
+        let mut answered = 0;
+        while changing.load(Ordering::Relaxed) {
+            assert_eq!(predict(&client, "steady").await.unwrap(), "steady");
+            answered += 1;
+        }
+        answered
+    };
+    let change = async {
+        for file in ["softmax.onnx", "logits.onnx", "softmax.onnx"] {
+            let new = BackboneManifest { replace: true, ..manifest("steady") };
+            upload(&client, new, file).await.unwrap();
+        }
+        changing.store(false, Ordering::Relaxed);
+    };
+    let (one, other, third, ()) = tokio::join!(ask(), ask(), ask(), change);
+    assert!(one > 0 && other > 0 && third > 0);
+
+    let after = client.get_backbone("steady").await.unwrap();
+    let named = |after: &graftd::client::messages::GetBackboneResponse| {
+        after.backbone.as_ref().map(|found| found.sha256.clone()).unwrap()
+    };
+    assert_ne!(named(&after), before.sha256);
+    assert!(after.layers.iter().any(|layer| layer.explainable), "its file is found in its place");
+    // What is refused costs nothing.
+    for (new, file) in [
+        (BackboneManifest { replace: true, ..manifest("steady") }, "expected.json"),
+        (
+            BackboneManifest { replace: true, labels: vec!["one".into()], ..manifest("steady") },
+            "logits.onnx",
+        ),
+        (manifest("steady"), "logits.onnx"),
+    ] {
+        upload(&client, new, file).await.unwrap_err();
+        assert_eq!(named(&client.get_backbone("steady").await.unwrap()), named(&after));
+        assert_eq!(predict(&client, "steady").await.unwrap(), "steady");
+    }
+    client.load_backbone("steady").await.unwrap();
+    assert!(incoming(&daemon).is_empty());
+}
+
+#[tokio::test]
+async fn a_backbone_with_heads_is_replaced_only_by_one_that_makes_the_same_embeddings() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    upload(&client, manifest("taught"), "logits.onnx").await.unwrap();
+    let publish = |snapshot: &mut graftd::engine::Snapshot| {
+        let versions = graftd::engine::HeadVersions {
+            versions: [(1, HeadHandle::on_device("taught".parse().unwrap(), Arc::new(NoHeads)))]
+                .into(),
+            active: Some(1),
+        };
+        snapshot.heads.insert("pupil".parse().unwrap(), versions);
+        Ok::<_, std::convert::Infallible>(())
+    };
+    daemon.engine.registry().update(publish).unwrap();
+    let replace = || BackboneManifest { replace: true, ..manifest("taught") };
+    let digest = async || client.get_backbone("taught").await.unwrap().backbone.unwrap().sha256;
+    let before = digest().await;
+    let scale = Preprocessing { scale: 1.0, ..Preprocessing::default() };
+    let tensors = TensorNames { embedding: "relu1".into(), ..TensorNames::default() };
+    for (new, file) in [
+        (replace(), "softmax.onnx"),
+        (BackboneManifest { preprocessing: Some(scale), ..replace() }, "logits.onnx"),
+        (BackboneManifest { tensors: Some(tensors), ..replace() }, "logits.onnx"),
+    ] {
+        let refused = upload(&client, new, file).await.unwrap_err();
+        assert_eq!(
+            (refused.kind, refused.reason.as_str()),
+            (ErrorKind::FailedPrecondition, "IN_USE")
+        );
+        assert!(refused.message.contains("pupil"), "{refused}");
+        assert_eq!(digest().await, before);
+    }
+    let waists = TensorNames { waists: vec!["relu1".into()], ..TensorNames::default() };
+    let same = BackboneManifest { name: "Better named".into(), tensors: Some(waists), ..replace() };
+    upload(&client, same, "logits.onnx").await.unwrap();
+    let found = client.get_backbone("taught").await.unwrap();
+    assert_eq!(found.backbone.unwrap().name, "Better named");
+    let waists = found.layers.iter().filter(|layer| layer.waist).map(|layer| layer.name.as_str());
+    assert_eq!(waists.collect::<Vec<_>>(), ["relu1"]);
+}
+
+/// In place of the heads on a device.
+#[derive(Debug)]
+struct NoHeads;
+
+impl HeadSource for NoHeads {
+    fn fetch(&self, name: &Name, _: u32) -> Result<Arc<LiveHead>, EngineError> {
+        Err(EngineError::HeadFile { head: name.to_string(), reason: "none is here".into() })
+    }
+
+    fn forget(&self, _: &Name) {}
+}
+
+#[tokio::test]
+async fn the_built_in_backbone_is_loaded_when_asked_for_where_it_is_not() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let forget = |snapshot: &mut graftd::engine::Snapshot| {
+        snapshot.unloaded.insert("builtin".parse().unwrap());
+        snapshot.default = Some("typo".into());
+        Ok::<_, std::convert::Infallible>(())
+    };
+    daemon.engine.registry().update(forget).unwrap();
+    let listed = client.list_backbones().await.unwrap();
+    let built_in = listed.iter().find(|found| found.id == "builtin").unwrap();
+    assert_eq!((built_in.state(), built_in.built_in), (BackboneState::Unloaded, true));
+    let loaded = client.load_backbone("builtin").await.unwrap().unwrap();
+    assert_eq!((loaded.state(), loaded.built_in), (BackboneState::Loaded, true));
+
+    let error = client.get_backbone("").await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    assert!(error.message.contains("backbones.default"), "{error}");
+}
+
+#[tokio::test]
+async fn a_backbone_is_looked_through_once_however_often_it_is_described() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    daemon.put_on_device("extra");
+    client.load_backbone("extra").await.unwrap();
+    let described = client.get_backbone("extra").await.unwrap();
+    assert!(described.layers.iter().any(|layer| layer.explainable));
+    // Whoever looks again finds no network.
+    let model = daemon.state.join("backbones/extra/model.onnx");
+    graftd::base::atomic::write(&model, b"no network at all").unwrap();
+    let asking = (0..24).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move { client.get_backbone("extra").await })
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        assert_eq!(asked.await.unwrap().unwrap(), described);
+    }
 }
 
 #[tokio::test]

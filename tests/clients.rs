@@ -1,5 +1,6 @@
 //! Clients in other languages, run as docs/clients.md shows them, where their tools exist.
 #![cfg(feature = "daemon")]
+#![allow(clippy::disallowed_methods)] // files of a test need not survive a power cut
 
 mod common;
 #[path = "common/program.rs"]
@@ -92,19 +93,90 @@ fn the_go_example_prints_predictions() {
     assert_eq!(answered.lines().count(), 5, "{answered}");
 }
 
-#[test]
-fn grpcurl_lists_every_service_and_predicts_without_a_proto_file() {
-    let Some(assets) = common::assets() else { return };
-    if !exists(Command::new("grpcurl").arg("-version")) {
-        println!("skipped: grpcurl is not here");
-        return;
+/// A client that knows the services by reflection alone.
+#[derive(Clone, Copy)]
+enum Reflecting {
+    Grpcurl,
+    Buf,
+}
+
+impl Reflecting {
+    /// The one that is here, grpcurl first.
+    fn here() -> Option<Self> {
+        let buf = ["--yes", "@bufbuild/buf@1", "--version"];
+        if exists(Command::new("grpcurl").arg("-version")) {
+            Some(Self::Grpcurl)
+        } else if exists(Command::new("npx").args(buf)) {
+            Some(Self::Buf)
+        } else {
+            println!("skipped: neither grpcurl nor npx, for buf, is here");
+            None
+        }
     }
-    let daemon = Daemon::with_mobilenet_v2(&assets);
-    let grpcurl = |arguments: &[&str]| {
-        let mut command = Command::new("grpcurl");
-        text(&command.arg("-plaintext").args(arguments).output().unwrap())
+
+    fn buf(more: &[&str]) -> Command {
+        let mut command = Command::new("npx");
+        command
+            .args(["--yes", "@bufbuild/buf@1", "curl", "--protocol", "grpc"])
+            .args(["--http2-prior-knowledge"])
+            .args(more);
+        command
+    }
+
+    fn list(self, address: &str) -> String {
+        let output = match self {
+            Self::Grpcurl => Command::new("grpcurl").args(["-plaintext", address, "list"]).output(),
+            Self::Buf => Self::buf(&["--list-services", &format!("http://{address}")]).output(),
+        };
+        text(&output.unwrap())
+    }
+
+    /// Calls `method` with a message as JSON, which goes through a file, long as it may be.
+    fn call(self, address: &str, method: &str, message: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("message.json");
+        std::fs::write(&file, message).unwrap();
+        let mut command = match self {
+            Self::Grpcurl => {
+                let mut command = Command::new("grpcurl");
+                command.args(["-plaintext", "-d", "@", address, method]);
+                command.stdin(std::fs::File::open(&file).unwrap());
+                command
+            }
+            Self::Buf => {
+                let data = format!("@{}", file.display());
+                Self::buf(&["--data", &data, &format!("http://{address}/{method}")])
+            }
+        };
+        text(&command.output().unwrap())
+    }
+}
+
+/// Base64 of RFC 4648, as bytes travel in JSON.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for place in 0..4 {
+            let digit = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= chunk.len() { digit.into() } else { '=' });
+        }
+    }
+    text
+}
+
+#[test]
+fn a_client_that_has_no_proto_file_lists_every_service_and_predicts() {
+    let Some(client) = Reflecting::here() else { return };
+    let assets = common::assets();
+    let daemon = match &assets {
+        Some(assets) => Daemon::with_mobilenet_v2(assets),
+        None => Daemon::start(tempfile::tempdir().unwrap()),
     };
-    let services = grpcurl(&[&daemon.address, "list"]);
+    let address = daemon.address.as_str();
+    let services = client.list(address);
     for service in [
         "graft.v1.InferenceService",
         "graft.v1.ExplanationService",
@@ -118,8 +190,23 @@ fn grpcurl_lists_every_service_and_predicts_without_a_proto_file() {
     ] {
         assert!(services.lines().any(|line| line == service), "{service} is not in {services}");
     }
-    let device = grpcurl(&[&daemon.address, "graft.v1.DeviceService/GetDevice"]);
+    let device = client.call(address, "graft.v1.DeviceService/GetDevice", "{}");
     assert!(device.contains(env!("CARGO_PKG_VERSION")), "{device}");
-    let health = grpcurl(&[&daemon.address, "grpc.health.v1.Health/Check"]);
+    let health = client.call(address, "grpc.health.v1.Health/Check", "{}");
     assert!(health.contains("SERVING") && !health.contains("NOT_SERVING"), "{health}");
+
+    let Some(assets) = assets else { return };
+    let photograph = base64(&std::fs::read(photograph(&assets)).unwrap());
+    let message = format!("{{\"image\": {{\"encoded\": \"{photograph}\"}}, \"topK\": 1}}");
+    let answer = client.call(address, "graft.v1.InferenceService/Predict", &message);
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    let index = answer["predictions"][0]["index"].as_u64();
+    assert!(index.is_some_and(|index| ELEPHANTS.contains(&index)), "{answer}");
+}
+
+#[test]
+fn base64_is_that_of_its_standard() {
+    for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v")] {
+        assert_eq!(base64(bytes.as_bytes()), text);
+    }
 }

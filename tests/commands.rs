@@ -63,6 +63,12 @@ fn predict_prints_an_object_a_picture_in_order_and_fails_if_one_failed() {
         (&predictions[0]["id"], &predictions[0]["label"]),
         (&ids[best].into(), &labels[best].into())
     );
+    for (stage, time) in objects[0]["timings_ms"].as_object().unwrap() {
+        let microseconds = time.as_f64().unwrap() * 1e3;
+        assert!((microseconds - microseconds.round()).abs() < 1e-6, "{stage}: {time}");
+    }
+    let message = objects[2]["error"]["message"].as_str().unwrap();
+    assert!(!message.starts_with("image") && !message.contains("raw frame"), "{message}");
     let total: f64 = predictions.iter().map(|p| p["probability"].as_f64().unwrap()).sum();
     assert!((total - 1.0).abs() < 1e-5, "{total}");
     for (failed, code) in [(&objects[1], "NOT_FOUND"), (&objects[2], "INVALID_ARGUMENT")] {
@@ -73,6 +79,42 @@ fn predict_prints_an_object_a_picture_in_order_and_fails_if_one_failed() {
         );
     }
     assert!(graftd(&["predict", &one, "--state-dir", &state]).status.success());
+}
+
+#[test]
+fn names_that_stand_for_no_picture_fail_and_the_others_are_answered() {
+    let (folder, state) = state_with_a_network();
+    let good = reference("pixels/baseline.jpg");
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let empty = empty.display().to_string();
+    let pattern = format!("{empty}/nomatch*.jpg");
+    let output = graftd(&["predict", &good, &pattern, &empty, "--json", "--state-dir", &state]);
+    assert_eq!(output.status.code(), Some(1));
+    let objects = objects(&output);
+    let images: Vec<&str> = objects.iter().map(|o| o["image"].as_str().unwrap()).collect();
+    assert_eq!(images, [&good, &pattern, &empty]);
+    assert_eq!(objects[0]["backbone"], "tiny");
+    for failed in &objects[1..] {
+        assert_eq!(failed["error"]["code"], "NOT_FOUND");
+    }
+}
+
+#[test]
+fn a_state_folder_that_is_named_and_missing_is_told() {
+    let good = reference("pixels/baseline.jpg");
+    let output = graftd(&["predict", &good, "--state-dir", "/nope"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("/nope") && message.contains("--state-dir"), "{message}");
+}
+
+#[test]
+fn only_preprocessing_flags_stand_under_that_heading_and_their_values_are_listed() {
+    let help = String::from_utf8(graftd(&["predict", "--help"]).stdout).unwrap();
+    let (own, preprocessing) = help.split_once("Preprocessing (").unwrap();
+    assert!(own.contains("--top-k") && own.contains("--json"), "{own}");
+    assert!(!preprocessing.contains("--top-k") && !preprocessing.contains("--json"));
+    assert!(preprocessing.contains("imagenet, tf, caffe, unit"), "{preprocessing}");
 }
 
 #[test]

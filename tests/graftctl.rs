@@ -180,6 +180,78 @@ async fn watch_goes_on_after_a_picture_that_cannot_be_read_and_fails_at_its_end(
 }
 
 #[tokio::test]
+async fn names_that_stand_for_no_picture_fail_and_the_others_are_answered() {
+    let daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().display().to_string();
+    let pattern = format!("{empty}/nomatch*.jpg");
+    let good = reference("pixels/baseline.jpg").display().to_string();
+    let output = graftctl(&daemon, &["predict", &good, &pattern, &empty, "--json"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let objects = objects(&output);
+    let images: Vec<&Value> = objects.iter().map(|object| &object["image"]).collect();
+    assert_eq!(images, [&good, &pattern, &empty]);
+    assert_eq!(objects[0]["backbone"], "logits");
+    for failed in &objects[1..] {
+        assert_eq!(failed["error"]["code"], "NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn a_backbone_is_uploaded_with_everything_that_can_be_said_of_it_and_replaced() {
+    let daemon = Daemon::start().await;
+    let model = reference("tiny/logits.onnx").display().to_string();
+    let upload = ["backbones", "upload", &model, "--id", "mine", "--json"];
+    let sha256 = graftd::base::digest::Digest::of(&std::fs::read(&model).unwrap()).to_string();
+    let said = [
+        "--scale",
+        "1/255",
+        "--mean",
+        "-0.5,0.25,1",
+        "--std",
+        "0.5",
+        "--channels",
+        "bgr",
+        "--name",
+        "My own",
+        "--source",
+        "here",
+        "--licence",
+        "MIT",
+        "--sha256",
+        &sha256,
+        "--embedding",
+        "relu1",
+        "--waists",
+        "relu1,conv1",
+    ];
+    let output = graftctl(&daemon, &[&upload[..], &said[..]].concat()).await;
+    assert!(output.status.success(), "{output:?}");
+    let object = &objects(&output)[0];
+    let told = ["name", "source", "licence", "sha256"].map(|key| object[key].clone());
+    assert_eq!(told, [json!("My own"), json!("here"), json!("MIT"), json!(sha256)]);
+    assert_eq!(object["embedding_width"], 8);
+    let found = daemon.client().await.get_backbone("mine").await.unwrap();
+    let preprocessing = found.backbone.unwrap().preprocessing.unwrap();
+    assert_eq!(preprocessing.mean, [-0.5, 0.25, 1.0]);
+    assert_eq!((preprocessing.std, preprocessing.channels), (vec![0.5; 3], 2));
+    assert_eq!(preprocessing.scale, 1.0 / 255.0);
+    let waists = found.layers.iter().filter(|layer| layer.waist).map(|layer| layer.name.as_str());
+    assert_eq!(waists.collect::<Vec<_>>(), ["conv1", "relu1"]);
+
+    let again = ["--preset", "unit"];
+    let refused = graftctl(&daemon, &[&upload[..], &again[..]].concat()).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let replaced = graftctl(&daemon, &[&upload[..], &again[..], &["--replace"]].concat()).await;
+    assert!(replaced.status.success(), "{replaced:?}");
+    assert_eq!(objects(&replaced)[0]["embedding_width"], 12);
+    let incomplete = [&upload[..], &["--replace", "--scale", "1"]].concat();
+    let incomplete = graftctl(&daemon, &incomplete);
+    let message = String::from_utf8_lossy(&incomplete.await.stderr).into_owned();
+    assert!(message.contains("--preset"), "{message}");
+}
+
+#[tokio::test]
 async fn backbones_and_device_are_told_to_people_and_programs() {
     let daemon = Daemon::start().await;
     let listed = objects(&graftctl(&daemon, &["backbones", "--json"]).await);

@@ -83,3 +83,40 @@ fn the_embedding_of_a_network_that_classifies_before_it_pools_is_the_pooled_map(
         assert!((actual - expected).abs() < 1e-5 * largest, "{actual} {expected}");
     }
 }
+
+#[test]
+fn only_the_waists_that_are_named_are_cuts_and_what_is_none_is_refused_by_name() {
+    use common::onnx::{model, node, weights};
+    use graftd::graph::{GraphError, Overrides};
+    use prost::Message as _;
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "conv"),
+        node("Relu", &["conv"], "left"),
+        node("Sigmoid", &["conv"], "right"),
+        node("Add", &["left", "right"], "map"),
+        node("GlobalAveragePool", &["map"], "pooled"),
+        node("Flatten", &["pooled"], "flat"),
+        node("Gemm", &["flat", "matrix"], "logits"),
+    ];
+    let weights = vec![weights("kernel", &[4, 3, 1, 1]), weights("matrix", &[4, 2])];
+    let bytes = model(&[1, 3, 8, 8], nodes, weights).encode_to_vec();
+    let load = |waists: &[&str]| {
+        let waists = waists.iter().map(ToString::to_string).collect();
+        let overrides = Overrides { waists, ..Overrides::default() };
+        let options = Options { overrides, ..Options::default() };
+        Network::load(Source::Bytes(bytes.clone().into()), &options)
+    };
+    let waists = |network: &Network| -> Vec<String> {
+        let layers = network.layers().iter().filter(|layer| layer.waist);
+        layers.map(|layer| layer.name.clone()).collect()
+    };
+    let all = load(&[]).unwrap();
+    assert_eq!(waists(&all), ["conv", "map", "pooled", "flat", "logits"]);
+    let some = load(&["map", "conv"]).unwrap();
+    assert_eq!(waists(&some), ["conv", "map"]);
+    assert_eq!(some.last_spatial(), all.last_spatial());
+    assert!(matches!(load(&["map", "left"]), Err(GraphError::NotAWaist(name)) if name == "left"));
+    assert!(
+        matches!(load(&["nowhere"]), Err(GraphError::UnknownTensor(name)) if name == "nowhere")
+    );
+}

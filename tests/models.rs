@@ -175,7 +175,10 @@ fn files_that_are_no_usable_model_are_refused_with_the_reason() {
 
     let model = assets.join(PERSON);
     let model = model.to_str().unwrap();
-    assert!(add(model, &["--size", "224"]).contains("96"));
+    let wrong_size = add(model, &["--size", "224"]);
+    assert!(wrong_size.contains("96 x 96") && wrong_size.contains("--size 96"), "{wrong_size}");
+    let no_preset = refusal(state.path(), &["add", model, "--id", "x"]);
+    assert!(no_preset.contains("preset"), "{no_preset}");
     assert!(add(model, &["--channels", "gray"]).contains("channels"));
     assert!(add(model, &["--std", "0"]).contains("std"));
     let labels = write("three.txt", b"a\nb\nc\n");
@@ -195,6 +198,11 @@ fn a_folder_that_another_process_holds_is_not_written() {
         &["add", model.to_str().unwrap(), "--id", "person", "--preset", "unit"],
     );
     assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+    assert!(message.contains("graftctl backbones upload"), "{message}");
+    let message = refusal(state.path(), &["pull", "mobilenet-v2"]);
+    assert!(message.contains("--state-dir"), "{message}");
+    let message = refusal(state.path(), &["remove", "person"]);
+    assert!(message.contains("graftctl backbones delete"), "{message}");
     assert!(graftd(state.path(), &["list"]).status.success());
 }
 
@@ -283,12 +291,18 @@ fn the_tensors_that_a_manifest_names_are_taken_instead_of_what_is_found() {
         let added = &json_lines(&add(tensors))[0];
         (added["classes"].as_u64(), added["embedding_width"].as_u64().unwrap())
     };
+    let added = &json_lines(&add("waists = [\"relu1\"]"))[0];
+    assert_eq!((&added["waists"], &added["embedding_width"]), (&1.into(), &12.into()));
+    let inspected = &json_lines(&graftd(state.path(), &["inspect", "x", "--json"]))[0];
+    let waists = inspected["layers"].as_array().unwrap().iter().filter(|l| l["waist"] == true);
+    assert_eq!(waists.map(|layer| &layer["name"]).collect::<Vec<_>>(), ["relu1"]);
     assert_eq!(parts(""), (Some(4), 12));
     assert_eq!(parts("embedding = \"relu1\"\ninput = \"input\""), (Some(4), 8));
     assert_eq!(parts("logits = \"features\"\nembedding = \"relu2\""), (Some(12), 12));
     assert_eq!(parts("logits = \"logits\"\nno_classifier = true"), (None, 4));
     for (wrong, told) in [
         ("embedding = \"nowhere\"", "no tensor \\\"nowhere"),
+        ("waists = [\"relu1\", \"nowhere\"]", "no tensor \\\"nowhere"),
         ("logits = \"nowhere\"", "no tensor \\\"nowhere"),
         ("input = \"nowhere\"", "the inputs are \\\"input"),
     ] {
@@ -296,4 +310,38 @@ fn the_tensors_that_a_manifest_names_are_taken_instead_of_what_is_found() {
         let said = String::from_utf8(refused.stdout).unwrap();
         assert!(refused.status.code() == Some(1) && said.contains(told), "{wrong}: {said}");
     }
+}
+
+#[test]
+fn a_trial_steps_back_before_it_reads_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("model.onnx");
+    // Reading a pipe that nobody writes waits, so that the child can be looked at.
+    if !Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()) {
+        println!("skipped: no mkfifo here");
+        return;
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_graftd"))
+        .arg("check-model")
+        .arg(&pipe)
+        .args(["--memory-bytes", "1000000000", "--cpu-seconds", "100"])
+        .spawn()
+        .unwrap();
+    let process = format!("/proc/{}", child.id());
+    let read = |file: &str| std::fs::read_to_string(format!("{process}/{file}")).unwrap();
+    // The limits are set last.
+    let limited = || read("limits").lines().any(|line| line.contains("1000000000"));
+    for _ in 0..10_000 {
+        if limited() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let (score, stat) = (read("oom_score_adj"), read("stat"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(score.trim(), "1000");
+    // Behind the name in brackets: state is field 3, nice 19.
+    let nice = stat.rsplit(')').next().unwrap().split_whitespace().nth(19 - 3);
+    assert_eq!(nice, Some("10"), "{stat}");
 }

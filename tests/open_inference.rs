@@ -251,13 +251,18 @@ async fn wrong_requests_are_refused_and_the_next_good_one_is_answered() {
         }),
         ..Default::default()
     };
+    let mut raw_picture = picture.clone();
+    raw_picture.inputs[0].shape = vec![1];
+    raw_picture.inputs[0].contents = None;
+    raw_picture.raw_input_contents = vec![b"\x04\0\0\0junk".as_slice().into()];
     for (request, words) in [
         (both, "raw_input_contents"),
         (wrong_shape, "inputs[0].shape"),
         (wrong_type, "inputs[0].datatype"),
-        (too_short, "inputs[0].raw"),
+        (too_short, "raw_input_contents[0]"),
+        (raw_picture, "raw_input_contents[0]"),
         (twice, "exactly one"),
-        (picture, "inputs[0].contents[2]"),
+        (picture, "inputs[0].contents.bytes_contents[2]"),
         (values("logits", 65), "64 rows"),
     ] {
         let status = service.model_infer(request).await.unwrap_err();

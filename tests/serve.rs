@@ -314,3 +314,19 @@ async fn a_call_that_is_cut_in_the_middle_of_a_message_harms_nobody() {
     }
     assert!(tokio::task::spawn_blocking(|| daemon.terminate()).await.unwrap().success());
 }
+
+#[test]
+fn a_default_that_names_nothing_is_warned_of_by_its_key() {
+    let state = tempfile::tempdir().unwrap();
+    let mut command = serve(state.path());
+    command.env("GRAFTD__BACKBONES__DEFAULT", "typo");
+    command.env("GRAFTD__LOG__FORMAT", "json").stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let before: Vec<String> =
+        lines.map_while(Result::ok).take_while(|line| !line.contains("is ready")).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let warned = |line: &String| line.contains("WARN") && line.contains("backbones.default");
+    assert!(before.iter().any(warned), "{before:?}");
+}

@@ -360,6 +360,8 @@ mod tests {
             ("server", "insecure_network = 1"),
             ("server", "listen = {}"),
             ("log", "level = \"graftd=loud\""),
+            ("log", "level = \"loud\""),
+            ("log", "level = \"info,graftd\""),
             ("log", "level = 5"),
             ("backbones", "default = \"../mine\""),
             ("backbones", "default = \"mine@1\""),
@@ -372,6 +374,23 @@ mod tests {
         let environment = vec![("GRAFTD__ENGINE__WORKERS".into(), "yes".into())];
         let source = ConfigSource { environment, ..ConfigSource::default() };
         assert_eq!(mistakes(&source), ["engine.workers"]);
+    }
+
+    #[test]
+    fn levels_and_directives_of_a_target_are_both_understood() {
+        for level in ["off", "DEBUG", "warn,graftd::engine=trace", "info,[predict{id=3}]=debug"] {
+            let (_folder, source) = source(&format!("[log]\nlevel = \"{level}\"\n"));
+            Config::load(&source).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_bad_element_of_a_list_is_told() {
+        let (_folder, source) = source("[backbones]\nenabled = [\"ok\", \"../x\", 3, \"Y\"]\n");
+        let message = Config::load(&source).unwrap_err().to_string();
+        for part in ["../x", "3 is not a name", "\"Y\""] {
+            assert!(message.contains(part), "{part} is not in {message}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{AppError, Config, device};
 use crate::backbones::Checker;
 use crate::base::memory;
 use crate::engine::learning::Learning;
-use crate::engine::{BackboneKeeper, Engine, EngineOptions, PoolOptions};
+use crate::engine::{BackboneKeeper, Engine, EngineOptions, PoolOptions, Target};
 use crate::rpc::{Server, ServerOptions, bind};
 use crate::store::Store;
 use crate::vision::Limits;
@@ -59,6 +59,7 @@ impl Daemon {
             .map_err(|reason| AppError::System { what: "worker threads", reason })?;
         let engine = Arc::new(engine);
         let learning = Arc::new(Learning::start(Arc::clone(&engine), store)?);
+        warn_of_default(config, &engine);
         let program = std::env::current_exe()
             .map_err(|reason| AppError::System { what: "the program's own path", reason })?;
         let checker = Checker::new(program);
@@ -106,6 +107,17 @@ impl Daemon {
         self.server.serve(self.listener, shutdown).await?;
         self.engine.close();
         Ok(())
+    }
+}
+
+/// A default that names nothing fails only those requests that name nothing: say so before one comes.
+fn warn_of_default(config: &Config, engine: &Engine) {
+    let Some(name) = config.default_target() else { return };
+    if let Err(error) = engine.snapshot().resolve(&Target::Default) {
+        tracing::warn!(
+            key = "backbones.default",
+            "backbones.default = {name:?} answers nothing: {error}"
+        );
     }
 }
 

@@ -60,7 +60,7 @@ pub fn load_backbones(state_dir: &Path, wanted: &[String]) -> Result<Snapshot, A
         let backbone = backbone?;
         snapshot.backbones.insert(backbone.name.clone(), Arc::new(backbone));
     }
-    let on_device = folder.list()?.into_iter().map(|listed| listed.id);
+    let on_device = folder.list()?.into_iter().map(|listed| listed.id).chain(BUILT_IN.parse().ok());
     snapshot.unloaded = on_device.filter(|id| !snapshot.backbones.contains_key(id)).collect();
     Ok(snapshot)
 }

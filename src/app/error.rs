@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::Mistake;
-use crate::backbones::BackboneError;
+use crate::backbones::{BUILT_IN, BackboneError};
+use crate::base::name::Name;
 use crate::engine::learning::LearningError;
 use crate::rpc::ServerError;
 use crate::store::StoreError;
@@ -29,9 +30,7 @@ pub enum AppError {
     #[error(transparent)]
     Learning(#[from] LearningError),
     /// A backbone cannot be loaded.
-    #[error(
-        "backbone {id:?} cannot be loaded: {source}; remove it with `graftd models remove {id}`"
-    )]
+    #[error("backbone {id:?} cannot be loaded: {source}{}", advice(.id, .source))]
     Backbone {
         /// Its id.
         id: String,
@@ -57,9 +56,32 @@ pub enum AppError {
     Server(#[from] ServerError),
 }
 
+/// What to do about a backbone that is there but cannot be loaded.
+fn advice(id: &str, error: &BackboneError) -> String {
+    if matches!(error, BackboneError::Unknown(_)) || id == BUILT_IN || id.parse::<Name>().is_err() {
+        return String::new();
+    }
+    format!("; remove it with `graftd models remove {id}`")
+}
+
 fn listed(mistakes: &[Mistake]) -> String {
     let lines = mistakes.iter().map(|mistake| format!("\n  {}: {}", mistake.key, mistake.reason));
     let count = mistakes.len();
     let noun = if count == 1 { "mistake" } else { "mistakes" };
     format!("{count} {noun} in the configuration:{}", lines.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_need_not_be_removed() {
+        let message =
+            |source: BackboneError| AppError::Backbone { id: "nope".into(), source }.to_string();
+        let unknown = message(BackboneError::Unknown("nope".parse().unwrap()));
+        assert!(!unknown.contains("remove"), "{unknown}");
+        let refused = message(BackboneError::Refused("it is broken".into()));
+        assert!(refused.contains("graftd models remove nope"), "{refused}");
+    }
 }

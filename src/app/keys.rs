@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use config::{Value, ValueKind};
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use crate::base::name::Name;
@@ -155,14 +156,15 @@ impl Key {
             },
             Kind::Directives => match text(value) {
                 Some(text) => {
-                    EnvFilter::try_new(text).err().map(|error| format!("{value}: {error}"))
+                    let refused = EnvFilter::try_new(text).err().map(|error| error.to_string());
+                    bare_target(text).or(refused).map(|problem| format!("{value}: {problem}"))
                 }
                 None => Some(format!("{value} is not a level like info")),
             },
             Kind::Choice(words) => text(value)
                 .is_none_or(|text| !words.contains(&text))
                 .then(|| format!("{value} is none of {}", words.join(", "))),
-            Kind::Names => names(value).err(),
+            Kind::Names => no_names(value),
         }
     }
 }
@@ -190,21 +192,40 @@ fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-/// A list of names; from the environment it may come as one text with commas.
-fn names(value: &Value) -> Result<Vec<Name>, String> {
-    let named = |name: &str| name.parse::<Name>().map_err(|error| error.to_string());
-    let no_name = |item: &Value| format!("{item} is not a name");
+/// What is wrong with the first directive that names neither a level nor one for a target: a misspelt
+/// level is a target to [`EnvFilter`], of which everything is logged, and of all else nothing.
+fn bare_target(directives: &str) -> Option<String> {
+    let bare = |part: &&str| !part.is_empty() && !part.contains(['=', '[', ']', '{', '}']);
+    let part = directives
+        .split(',')
+        .map(str::trim)
+        .filter(bare)
+        .find(|part| part.parse::<LevelFilter>().is_err())?;
+    let levels = "error, warn, info, debug, trace or off";
+    Some(format!("{part} is no level ({levels}); of a part of graftd say it like {part}=debug"))
+}
+
+/// What is wrong with the elements of a list of names, all of them; from the environment it may come as
+/// one text with commas.
+fn no_names(value: &Value) -> Option<String> {
+    let problem = |name: &str| name.parse::<Name>().err().map(|error| error.to_string());
     #[allow(clippy::wildcard_enum_match_arm)]
     // whatever else a value may be, it is no list of names
-    match &value.kind {
+    let problems: Vec<String> = match &value.kind {
         ValueKind::Array(items) => {
-            items.iter().map(|item| named(text(item).ok_or_else(|| no_name(item))?)).collect()
+            let of = |item: &Value| match text(item) {
+                Some(name) => problem(name),
+                None => Some(format!("{item} is not a name")),
+            };
+            items.iter().filter_map(of).collect()
         }
         ValueKind::String(list) => {
-            list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(named).collect()
+            let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+            names.filter_map(problem).collect()
         }
-        _ => Err("must be a list of names".to_owned()),
-    }
+        _ => vec!["must be a list of names".to_owned()],
+    };
+    (!problems.is_empty()).then(|| problems.join("; "))
 }
 
 /// The defaults as a commented TOML file: the sample configuration.

@@ -4,7 +4,7 @@
 //! The child is the program itself with the hidden command `check-model`. It limits itself before it
 //! reads the file; the parent adds a limit of wall-clock time.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -14,8 +14,13 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::{BackboneError, Labels, TensorNames};
+use crate::base::host::Host;
 use crate::graph::{GraphError, Network, Options, Source};
 use crate::vision::{Preprocessing, TensorLayout};
+
+/// The child gets so much address space even where the machine has less to spare: the program itself
+/// and its threads take a part of it without touching the memory.
+const LEAST_MEMORY_BYTES: u64 = 256 << 20;
 
 /// The most that is read of what a child says.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
@@ -25,7 +30,8 @@ const MAX_ANSWER_BYTES: u64 = 64 << 10;
 pub struct Checker {
     /// The program `graftd`.
     pub program: PathBuf,
-    /// Address space that the child may use beside ten times the size of the file. Default 1 GiB.
+    /// Address space that the child may use beside ten times the size of the file, as far as three
+    /// quarters of the available memory allow. Default 1 GiB.
     pub memory_bytes: u64,
     /// Processor time that the child may use. Default 120 s.
     pub cpu_seconds: u64,
@@ -84,7 +90,7 @@ impl Checker {
     pub fn check(&self, path: &Path, options: &Options) -> Result<CheckReport, BackboneError> {
         let trial = |reason: String| BackboneError::Trial(reason);
         let size = std::fs::metadata(path).map_err(BackboneError::io(path))?.len();
-        let memory = self.memory_bytes.saturating_add(size.saturating_mul(10));
+        let memory = self.allowance(size, Host::default().memory().available);
         let mut command = Command::new(&self.program);
         command
             .arg("check-model")
@@ -106,6 +112,16 @@ impl Checker {
             .spawn()
             .map_err(|error| trial(format!("{}: {error}", self.program.display())))?;
         self.judge(child, memory)
+    }
+
+    /// Address space for a model of `size` bytes: no more than the machine can spare, so that the
+    /// child fails before the machine does. `available` is 0 where that is not told.
+    fn allowance(&self, size: u64, available: u64) -> u64 {
+        let wanted = self.memory_bytes.saturating_add(size.saturating_mul(10));
+        match available {
+            0 => wanted,
+            available => wanted.min((available / 4 * 3).max(LEAST_MEMORY_BYTES)),
+        }
     }
 
     fn judge(&self, mut child: Child, memory: u64) -> Result<CheckReport, BackboneError> {
@@ -223,6 +239,7 @@ pub fn check_here(
     memory_bytes: u64,
     cpu_seconds: u64,
 ) -> Result<String, String> {
+    step_back();
     let verdict = limit_this_process(memory_bytes, cpu_seconds)
         .and_then(|()| serde_json::from_str(tensors).map_err(|error| error.to_string()))
         .map_err(Refusal::Other)
@@ -255,10 +272,18 @@ fn limit_this_process(memory_bytes: u64, cpu_seconds: u64) -> Result<(), String>
         .map_err(|error| format!("limits could not be set: {error}"))
 }
 
+/// Where memory or processor run short, this process loses them before the daemon does. A system that
+/// refuses leaves the limits to do it alone.
+fn step_back() {
+    let adjust = std::fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj");
+    let _ = adjust.and_then(|mut file| file.write_all(b"1000"));
+    let _ = rustix::process::setpriority_process(None, 10);
+}
+
 fn tensors_json(options: &Options) -> Result<String, String> {
-    let crate::graph::Overrides { input, logits, embedding, no_classifier } =
+    let crate::graph::Overrides { input, logits, embedding, no_classifier, waists } =
         options.overrides.clone();
-    serde_json::to_string(&TensorNames { input, logits, embedding, no_classifier })
+    serde_json::to_string(&TensorNames { input, logits, embedding, no_classifier, waists })
         .map_err(|error| error.to_string())
 }
 
@@ -303,6 +328,17 @@ mod tests {
             panic!("{line}")
         };
         assert_eq!((operator.as_str(), node.as_str()), ("Warp", "w7"));
+    }
+
+    #[test]
+    fn a_trial_gets_what_the_file_needs_but_not_more_than_the_machine_can_spare() {
+        let checker = Checker::new("sh".into());
+        const GIB: u64 = 1 << 30;
+        assert_eq!(checker.allowance(100 << 20, 64 * GIB), GIB + (1000 << 20));
+        assert_eq!(checker.allowance(100 << 20, 0), GIB + (1000 << 20));
+        assert_eq!(checker.allowance(100 << 20, GIB), GIB / 4 * 3);
+        assert_eq!(checker.allowance(u64::MAX, GIB), GIB / 4 * 3);
+        assert_eq!(checker.allowance(1, 10 << 20), LEAST_MEMORY_BYTES);
     }
 
     #[test]

@@ -42,6 +42,19 @@ pub enum BackboneError {
         /// What the bytes have.
         actual: Digest,
     },
+    /// The file has another size than was announced.
+    #[error(
+        "the model has {actual} bytes, but {expected} were announced: it is another file, or cut off"
+    )]
+    Size {
+        /// What was announced, in bytes.
+        expected: u64,
+        /// What came, in bytes.
+        actual: u64,
+    },
+    /// There is no room for the file.
+    #[error("the storage is full: make room on the device, or delete backbones, and try again")]
+    DiskFull,
     /// The model failed its trial run in a child process.
     #[error("the model was tried and refused: {0}")]
     Refused(String),
@@ -76,7 +89,11 @@ pub enum BackboneError {
 impl BackboneError {
     /// For `map_err`.
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { path: path.to_owned(), source }
+        #[allow(clippy::wildcard_enum_match_arm)] // a foreign enum, most of which is one to us
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull,
+            _ => Self::Io { path: path.to_owned(), source },
+        }
     }
 }
 
@@ -84,4 +101,17 @@ fn list(attempts: &[(String, String)]) -> String {
     let lines: Vec<String> =
         attempts.iter().map(|(address, reason)| format!("\n  {address}: {reason}")).collect();
     lines.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_storage_is_told_from_other_failures_of_the_file_system() {
+        let of = |kind: io::ErrorKind| BackboneError::io(Path::new("model.onnx"))(kind.into());
+        assert!(matches!(of(io::ErrorKind::StorageFull), BackboneError::DiskFull));
+        assert!(matches!(of(io::ErrorKind::QuotaExceeded), BackboneError::DiskFull));
+        assert!(matches!(of(io::ErrorKind::NotFound), BackboneError::Io { .. }));
+    }
 }

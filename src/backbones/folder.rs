@@ -35,6 +35,15 @@ pub struct Backbone {
     folder: PathBuf,
 }
 
+/// A backbone that was tried and lies ready beside the others. Dropping it removes it.
+#[derive(Debug)]
+pub struct Prepared {
+    incoming: Incoming,
+    target: PathBuf,
+    backbone: Backbone,
+    report: CheckReport,
+}
+
 /// One line of [`Backbones::list`]: a folder whose manifest is damaged is listed too.
 #[derive(Debug)]
 pub struct Listed {
@@ -105,23 +114,35 @@ impl Backbones {
     /// Tries a received model in a child process and, if it runs, makes it the backbone `new.id`.
     ///
     /// # Errors
+    /// As [`Backbones::prepare`]. Nothing is changed then.
+    pub fn install(
+        &self,
+        incoming: Incoming,
+        new: &NewBackbone,
+        checker: &Checker,
+    ) -> Result<(Backbone, CheckReport), BackboneError> {
+        self.prepare(incoming, new, checker)?.place()
+    }
+
+    /// Tries a received model in a child process and, if it runs, makes everything ready for it to
+    /// become the backbone `new.id`.
+    ///
+    /// # Errors
     /// [`BackboneError::Exists`] unless `new.replace`; [`BackboneError::Digest`]; a model that
     /// fails its trial; preprocessing or labels that do not fit it. Nothing is changed then.
-    pub fn install(
+    pub fn prepare(
         &self,
         mut incoming: Incoming,
         new: &NewBackbone,
         checker: &Checker,
-    ) -> Result<(Backbone, CheckReport), BackboneError> {
-        if new.id.as_str() == BUILT_IN {
-            let text = format!("{BUILT_IN} is the backbone within graftd; choose another id");
-            return Err(BackboneError::Mismatch(text));
-        }
-        let target = self.folder(&new.id);
-        if target.exists() && !new.replace {
-            return Err(BackboneError::Exists(new.id.clone()));
-        }
+    ) -> Result<Prepared, BackboneError> {
+        self.check_id(new)?;
         let (sha256, size_bytes) = incoming.finish()?;
+        if let Some(expected) = new.size_bytes
+            && expected != size_bytes
+        {
+            return Err(BackboneError::Size { expected, actual: size_bytes });
+        }
         if let Some(expected) = new.sha256
             && expected != sha256
         {
@@ -132,6 +153,8 @@ impl Backbones {
             overrides: new.tensors.overrides(),
             ..Options::default()
         };
+        // Said before the trial, which may take long.
+        new.preprocessing.resolve(new.preprocessing.size.or(Some(1)))?;
         let report = checker.check(incoming.model(), &options)?;
         let preprocessing = new.preprocessing.resolve(Some(report.size))?;
         report.check_fits(&preprocessing)?;
@@ -153,8 +176,24 @@ impl Backbones {
         if let Some(labels) = &new.labels {
             incoming.write(LABELS, labels.as_bytes())?;
         }
-        incoming.place(&target)?;
-        Ok((Backbone { id: new.id.clone(), manifest, folder: target }, report))
+        let folder = incoming.folder().to_owned();
+        let backbone = Backbone { id: new.id.clone(), manifest, folder };
+        Ok(Prepared { incoming, target: self.folder(&new.id), backbone, report })
+    }
+
+    /// Whether `new.id` is free, or may be replaced.
+    ///
+    /// # Errors
+    /// [`BackboneError::Exists`], or the id of the built-in backbone.
+    pub fn check_id(&self, new: &NewBackbone) -> Result<(), BackboneError> {
+        if new.id.as_str() == BUILT_IN {
+            let text = format!("{BUILT_IN} is the backbone within graftd; choose another id");
+            return Err(BackboneError::Mismatch(text));
+        }
+        if self.folder(&new.id).exists() && !new.replace {
+            return Err(BackboneError::Exists(new.id.clone()));
+        }
+        Ok(())
     }
 
     /// Writes whether the daemon loads a backbone at its start.
@@ -195,6 +234,23 @@ impl Backbones {
 
     fn folder(&self, id: &Name) -> PathBuf {
         self.root.join(id.as_str())
+    }
+}
+
+impl Prepared {
+    /// The backbone where it lies now; loadable unless its model was adopted.
+    pub fn backbone(&self) -> &Backbone {
+        &self.backbone
+    }
+
+    /// Puts it in its place in one step, instead of what is there.
+    ///
+    /// # Errors
+    /// What the file system says; what was there stays then.
+    pub fn place(self) -> Result<(Backbone, CheckReport), BackboneError> {
+        let Self { incoming, target, backbone, report } = self;
+        incoming.place(&target)?;
+        Ok((Backbone { folder: target, ..backbone }, report))
     }
 }
 

@@ -27,6 +27,8 @@ pub struct NewBackbone {
     pub source: String,
     /// SHA-256 that the model must have.
     pub sha256: Option<Digest>,
+    /// Bytes that the model must have.
+    pub size_bytes: Option<u64>,
     /// Overrides of what is found by structure.
     pub tensors: TensorNames,
     /// Whether a backbone of the same id is replaced.
@@ -122,6 +124,11 @@ impl Incoming {
             file.sync_all().map_err(BackboneError::io(&self.model))?;
         }
         Ok((std::mem::take(&mut self.hasher).finish(), self.size))
+    }
+
+    /// The hidden folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where the model lies now.

@@ -58,6 +58,9 @@ pub struct TensorNames {
     /// The network has no classifier: its output is the embedding.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_classifier: bool,
+    /// The only tensors at which the network may be cut; each must be a waist. Empty: all waists.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waists: Vec<String>,
 }
 
 /// A manifest as a person writes it: everything may be left out. An installed `backbone.toml` is a
@@ -137,10 +140,16 @@ impl TensorNames {
         *self == Self::default()
     }
 
+    /// Whether the same tensors are computed, wherever the network may be cut.
+    pub fn computes_as(&self, other: &Self) -> bool {
+        let of = |names: &Self| Self { waists: Vec::new(), ..names.clone() };
+        of(self) == of(other)
+    }
+
     /// As the loader takes them.
     pub fn overrides(&self) -> graph::Overrides {
-        let Self { input, logits, embedding, no_classifier } = self.clone();
-        graph::Overrides { input, logits, embedding, no_classifier }
+        let Self { input, logits, embedding, no_classifier, waists } = self.clone();
+        graph::Overrides { input, logits, embedding, no_classifier, waists }
     }
 }
 
@@ -229,8 +238,16 @@ fn read(path: &Path) -> Result<String, BackboneError> {
 fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, BackboneError> {
     toml::from_str(text).map_err(|error| BackboneError::Manifest {
         origin: path.display().to_string(),
-        reason: error.to_string(),
+        reason: on_one_line(&error, text),
     })
+}
+
+/// toml's own text draws the line with a caret below it, which is no use in a table or a JSON string.
+fn on_one_line(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+    format!("{}{message}", line.unwrap_or_default())
 }
 
 mod microseconds {
@@ -288,6 +305,7 @@ mod tests {
         crate::base::atomic::write(&path, b"[preprocessing]\npreste = \"tf\"\n").unwrap();
         let message = Description::read(&path).unwrap_err().to_string();
         assert!(message.contains("mine.toml") && message.contains("preste"), "{message}");
+        assert!(message.contains("line 2: ") && message.lines().count() == 1, "{message}");
     }
 
     #[test]

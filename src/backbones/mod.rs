@@ -24,7 +24,7 @@ pub use catalog::{Catalog, CatalogEntry};
 pub use check::{CheckReport, Checker, check_here};
 pub use download::{Download, Progress};
 pub use error::BackboneError;
-pub use folder::{Backbone, Backbones, Listed, read_labels};
+pub use folder::{Backbone, Backbones, Listed, Prepared, read_labels};
 pub use incoming::{Incoming, NewBackbone};
 pub use labels::{Label, LabelError, Labels};
 pub use manifest::{Description, Manifest, PreprocessingChoice, TensorNames};

@@ -15,7 +15,8 @@ use crate::vision::Limits;
 /// The backbone and the head.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Answering {
-    /// The backbone; default the one that the head names, else as the daemon chooses.
+    /// The backbone; default the one that the head names, else the latest added that is enabled, else
+    /// the built-in one. The daemon's configuration is not read.
     #[arg(long, value_name = "ID")]
     backbone: Option<String>,
     /// A head that `graftd train --save` wrote; it answers instead of the backbone's own classifier.
@@ -32,7 +33,7 @@ impl Answering {
         let head = head.transpose()?;
         let named = head.as_ref().map(|(_, head)| head.provenance().backbone.clone());
         let named = self.backbone.clone().or(named.filter(|name| !name.is_empty()));
-        let mut backbone = app::load_backbone(&global.state_dir(), named.as_deref())?;
+        let mut backbone = app::load_backbone(&global.existing_state_dir()?, named.as_deref())?;
         backbone.preprocessing = self.preprocessing.over(&backbone.preprocessing)?;
         let backbone_name = backbone.name.clone();
         let mut snapshot = Snapshot::of(backbone);

@@ -47,7 +47,7 @@ pub(crate) struct Audit {
 impl Audit {
     /// Runs the command.
     pub(crate) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
-        let images = terminal::pictures(&[self.folder.to_string_lossy().into_owned()])?;
+        let images = terminal::pictures_of_folder(&self.folder)?;
         let known = self.boxes.as_deref().map(boxes::read).transpose()?.unwrap_or_default();
         let engine = Arc::new(self.answering.engine(global, workers())?);
         let mut findings = Findings::default();

@@ -28,7 +28,8 @@ const ROUNDS: usize = 9;
 /// (`end_to_end`), both through the workers and their queue.
 #[derive(Args, Debug)]
 pub(crate) struct Bench {
-    /// The backbone; default as the daemon chooses.
+    /// The backbone; default the latest added that is enabled, else the built-in one. The daemon's
+    /// configuration is not read.
     #[arg(long, value_name = "ID")]
     backbone: Option<String>,
     /// Worker threads, as many requests in flight; default one a core.
@@ -66,7 +67,7 @@ impl Bench {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.threads.map_or_else(cores, |threads| threads as usize);
         let began = Instant::now();
-        let backbone = app::load_backbone(&global.state_dir(), self.backbone.as_deref())?;
+        let backbone = app::load_backbone(&global.existing_state_dir()?, self.backbone.as_deref())?;
         let load = began.elapsed();
         let backbone = Arc::new(backbone);
         let photograph = self.photograph()?;

@@ -192,7 +192,7 @@ pub(super) fn run_all(
 }
 
 fn submit(engine: &Arc<Engine>, image: &Path, options: ExplainOptions) -> Waiting {
-    let bytes = std::fs::read(image).map_err(|error| output::unreadable(&error))?;
+    let bytes = std::fs::read(image).map_err(|error| output::unreadable(image, &error))?;
     let subject = Subject::Encoded(bytes.into());
     // Nobody else waits for these workers.
     let priority = Priority::Foreground;
@@ -339,7 +339,7 @@ fn object(
     let score = explanation.score;
     let on_picture = explanation.region.map(|region| placement.box_to_picture(region.bounds));
     let mut timings = output::timings(&answer.timings);
-    timings["explain"] = json!(explained.elapsed.as_secs_f64() * 1e3);
+    timings["explain"] = json!(terminal::milliseconds(explained.elapsed.as_secs_f64() * 1e3));
     let mut object = json!({
         "image": image.to_string_lossy(),
         "backbone": answer.by.backbone.name.as_str(),

@@ -65,6 +65,16 @@ impl Global {
     pub(crate) fn state_dir(&self) -> PathBuf {
         crate::app::state_dir(self.state_dir.clone())
     }
+
+    /// The state folder, for commands that only read it: one that is named has to be there.
+    pub(crate) fn existing_state_dir(&self) -> Result<PathBuf, CliError> {
+        match &self.state_dir {
+            Some(folder) if !folder.is_dir() => {
+                Err(StoreError::NoState { folder: folder.clone() }.into())
+            }
+            _ => Ok(self.state_dir()),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +149,19 @@ pub(crate) enum CliError {
     /// Anything else, in words.
     #[error("{0}")]
     Other(String),
+}
+
+/// A state folder that another process holds, with what to do `instead` of this very command; all else
+/// as it is.
+pub(crate) fn held(error: StoreError, instead: &str) -> CliError {
+    #[allow(clippy::wildcard_enum_match_arm)] // the others explain themselves
+    match error {
+        StoreError::Locked { folder, holder } => CliError::Other(format!(
+            "the state folder {} is held by {holder}: stop it, or {instead}",
+            folder.display()
+        )),
+        other => other.into(),
+    }
 }
 
 /// Runs `graftd` with the process's arguments.

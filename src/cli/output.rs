@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use crate::client::{ClientError, ErrorKind};
 use crate::engine::{Answer, Prediction, Timings};
-use crate::terminal::print;
+use crate::terminal::{self, print};
 
 /// An error, as the command contract has it.
 pub(crate) fn error(error: &ClientError) -> Value {
-    json!({ "code": error.kind.code_name(), "message": error.message })
+    json!({ "code": error.kind.code_name(), "message": terminal::of_picture(error) })
 }
 
 /// Prints an image that failed: in its place among the objects, or on standard error for people.
@@ -18,16 +18,16 @@ pub(crate) fn print_failure(image: &Path, failed: &ClientError, json: bool) {
     if json {
         print::json(&json!({ "image": image.to_string_lossy(), "error": error(failed) }));
     } else {
-        print::error(format_args!("{}: {}", image.display(), failed.message));
+        print::error(format_args!("{}: {}", image.display(), terminal::of_picture(failed)));
     }
 }
 
 /// A file that cannot be read.
-pub(crate) fn unreadable(error: &std::io::Error) -> ClientError {
-    let missing = error.kind() == std::io::ErrorKind::NotFound;
-    let kind = if missing { ErrorKind::NotFound } else { ErrorKind::Unavailable };
-    let advice = if missing { "; check the file's name" } else { "" };
-    ClientError::local(kind, format!("{error}{advice}"))
+pub(crate) fn unreadable(image: &Path, error: &std::io::Error) -> ClientError {
+    match terminal::explained(image, error) {
+        Some(text) => ClientError::local(ErrorKind::NotFound, text),
+        None => ClientError::local(ErrorKind::Unavailable, error.to_string()),
+    }
 }
 
 /// The predictions of an answer, as the command contract has them.
@@ -41,7 +41,7 @@ pub(crate) fn predictions(predictions: &[Prediction]) -> Value {
 
 /// The stages' times in milliseconds.
 pub(crate) fn timings(timings: &Timings) -> Value {
-    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let ms = |duration: std::time::Duration| terminal::milliseconds(duration.as_secs_f64() * 1e3);
     let Timings { decode, preprocess, queue, inference, head } = *timings;
     json!({
         "decode": ms(decode),

@@ -96,7 +96,7 @@ impl Predict {
 
     fn print_trouble(&self, image: &Path, trouble: Trouble) {
         let error = match trouble {
-            Trouble::File(error) => output::unreadable(&error),
+            Trouble::File(error) => output::unreadable(image, &error),
             Trouble::Engine(error) => rpc::failure(error).into(),
         };
         output::print_failure(image, &error, self.json);

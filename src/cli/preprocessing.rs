@@ -4,38 +4,43 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::CliError;
 use crate::backbones::{Description, PreprocessingChoice};
-use crate::vision::{ChannelOrder, Preprocessing, Preset, ResizePolicy};
+use crate::terminal::{fraction, triple};
+use crate::vision::{ChannelOrder, Preprocessing, Preset, ResizePolicy, UnknownName};
+
+/// The heading of these flags. Not `next_help_heading`, under which clap would put the flags of the
+/// command that come after them, too.
+const HEADING: &str = "Preprocessing (default: the backbone's own)";
 
 /// What is said of the preprocessing; the backbone's own stands for the rest.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Preprocessing (default: the backbone's own)")]
 pub(crate) struct PreprocessingFlags {
-    /// A well-known normalisation: imagenet, tf, caffe or unit.
-    #[arg(long)]
+    /// A well-known normalisation.
+    #[arg(long, help_heading = HEADING, value_parser = one_of::<Preset>(Preset::ALL.iter().map(|one| one.name())))]
     preset: Option<Preset>,
-    /// How a photograph fills the square: crop (shorter side S/0.875, centre), squash or pad.
-    #[arg(long)]
+    /// How a photograph fills the square; crop takes the centre, the shorter side being S/0.875.
+    #[arg(long, help_heading = HEADING, value_parser = one_of::<ResizePolicy>(ResizePolicy::ALL.iter().map(|one| one.name())))]
     resize: Option<ResizePolicy>,
-    /// Order of the channels: rgb, bgr or gray.
-    #[arg(long)]
+    /// Order of the channels.
+    #[arg(long, help_heading = HEADING, value_parser = one_of::<ChannelOrder>(ChannelOrder::ALL.iter().map(|one| one.name())))]
     channels: Option<ChannelOrder>,
     /// Factor on pixels of 0 to 255, a number or a fraction such as 1/255.
-    #[arg(long, value_parser = fraction)]
+    #[arg(long, help_heading = HEADING, value_parser = fraction)]
     scale: Option<f32>,
     /// Taken off after scaling, in the model's channel order: R,G,B or one number for all.
-    #[arg(long, value_parser = triple, allow_hyphen_values = true)]
+    #[arg(long, help_heading = HEADING, value_parser = triple, allow_hyphen_values = true)]
     mean: Option<[f32; 3]>,
     /// Divided by after that, in the model's channel order: R,G,B or one number for all.
-    #[arg(long, value_parser = triple)]
+    #[arg(long, help_heading = HEADING, value_parser = triple)]
     std: Option<[f32; 3]>,
     /// Side of the square input in pixels, for networks that leave it open.
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     size: Option<u32>,
     /// A TOML file with these and other parts of a backbone.toml.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE")]
     manifest: Option<PathBuf>,
 }
 
@@ -73,33 +78,10 @@ impl PreprocessingFlags {
     }
 }
 
-fn fraction(text: &str) -> Result<f32, String> {
-    let number =
-        |part: &str| f32::from_str(part.trim()).map_err(|_| format!("{text:?} is no number"));
-    match text.split_once('/') {
-        Some((above, below)) => Ok(number(above)? / number(below)?),
-        None => number(text),
-    }
-}
-
-fn triple(text: &str) -> Result<[f32; 3], String> {
-    let parts = text.split(',').map(fraction).collect::<Result<Vec<_>, _>>()?;
-    match parts.as_slice() {
-        [all] => Ok([*all; 3]),
-        [first, second, third] => Ok([*first, *second, *third]),
-        _ => Err(format!("{text:?} has {} numbers, not 1 or 3", parts.len())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fractions_and_triples_are_read_and_nonsense_is_not() {
-        assert_eq!(fraction("1/255"), Ok(1.0 / 255.0));
-        assert_eq!(triple("104, 117,123"), Ok([104.0, 117.0, 123.0]));
-        assert_eq!(triple("0.5"), Ok([0.5; 3]));
-        assert!(triple("1,2").is_err() && triple("a").is_err() && fraction("").is_err());
-    }
+/// For clap: one of `names`, which help and completions then show.
+fn one_of<T>(names: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = UnknownName> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }

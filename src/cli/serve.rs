@@ -9,14 +9,14 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, Global, Outcome};
+use super::{CliError, Global, Outcome, held};
 use crate::app::{AppError, Config, ConfigSource, Daemon};
 
 /// Run the daemon until SIGTERM or Ctrl-C.
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
     /// Address and port; default 127.0.0.1:7411.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Option<SocketAddr>,
     /// A configuration file; `graftd check-config --print-default` shows every key.
     #[arg(long, value_name = "FILE")]
@@ -39,11 +39,23 @@ impl Serve {
             .enable_all()
             .build()
             .map_err(|reason| AppError::System { what: "threads", reason })?;
-        runtime.block_on(serve(&config, global))?;
+        runtime.block_on(serve(&config, global)).map_err(|error| match error {
+            AppError::Store(error) => held(error, "give this one another --state-dir"),
+            other => other.into(),
+        })?;
         // What still runs had its time to finish.
         runtime.shutdown_background();
         Ok(Outcome::Complete)
     }
+}
+
+/// For clap.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "it is not an IP address with a port: say for example 127.0.0.1:7411 for this machine alone, or \
+         [::1]:7411"
+            .to_owned()
+    })
 }
 
 async fn serve(config: &Config, global: &Global) -> Result<(), AppError> {
@@ -98,4 +110,15 @@ fn log(config: &Config) -> Result<(), CliError> {
         .log_internal_errors(false);
     let installed = if config.logs_json() { builder.json().try_init() } else { builder.try_init() };
     installed.map_err(|error| CliError::Other(format!("the log cannot be set up: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_place_of_an_address_is_told_what_an_address_is() {
+        assert!(address("[::1]:0").is_ok());
+        assert!(address("localhost:7411").unwrap_err().contains("127.0.0.1:7411"));
+    }
 }

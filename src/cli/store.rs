@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{CliError, Global, Outcome};
+use super::{CliError, Global, Outcome, held};
 use crate::base::atomic;
 use crate::base::name::Name;
 use crate::store::{
@@ -68,7 +68,10 @@ impl StoreCommand {
                 self.export(&Store::open_read_only(&folder)?, dataset, target)
             }
             Action::Import { dataset, source } => {
-                self.import(&Store::open(&folder)?, dataset, source)
+                let instead =
+                    "send the samples through the running daemon with `graftctl samples push`";
+                let store = Store::open(&folder).map_err(|error| held(error, instead))?;
+                self.import(&store, dataset, source)
             }
         }
     }

@@ -49,7 +49,7 @@ macro_rules! service {
 }
 
 impl Client {
-    /// Connects to `target`, which is `HOST:PORT` or `http://HOST:PORT`.
+    /// Connects to `target`, which is `HOST:PORT`, `HOST` for port 7411, or `http://HOST:PORT`.
     ///
     /// # Errors
     /// Where `target` is not an address, or nothing answers there.
@@ -86,8 +86,25 @@ impl Client {
     service!(heads, head_service_client, HeadServiceClient);
 }
 
+/// The port on which graftd listens unless told otherwise.
+const PORT: u16 = 7411;
+
+/// The address of `HOST`, `HOST:PORT` or a whole URI, which is left as it is.
+fn uri(target: &str) -> String {
+    if target.contains("://") {
+        return target.to_owned();
+    }
+    // The colons within the brackets of an IPv6 address begin no port.
+    let behind_host = target.rsplit(']').next().unwrap_or(target);
+    if behind_host.contains(':') {
+        format!("http://{target}")
+    } else {
+        format!("http://{target}:{PORT}")
+    }
+}
+
 fn endpoint(target: &str, options: &Options) -> Result<Endpoint, ClientError> {
-    let uri = if target.contains("://") { target.to_owned() } else { format!("http://{target}") };
+    let uri = uri(target);
     let endpoint = Endpoint::from_shared(uri).map_err(|error| {
         ClientError::local(
             ErrorKind::InvalidArgument,
@@ -102,4 +119,22 @@ fn endpoint(target: &str, options: &Options) -> Result<Endpoint, ClientError> {
         // upload waits for window updates.
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_without_a_port_means_graftd_s_own() {
+        for (target, expected) in [
+            ("127.0.0.1", "http://127.0.0.1:7411"),
+            ("camera.local:80", "http://camera.local:80"),
+            ("[::1]", "http://[::1]:7411"),
+            ("[::1]:80", "http://[::1]:80"),
+            ("https://camera", "https://camera"),
+        ] {
+            assert_eq!(uri(target), expected);
+        }
+    }
 }

@@ -1,15 +1,12 @@
 //! `graftctl backbones`: the pretrained networks on a device.
 
-use std::path::PathBuf;
-
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Outcome, batch, output};
-use crate::client::messages::{
-    Backbone, BackboneManifest, BackboneState, ChannelOrder, Layer, Preprocessing, ResizePolicy,
-};
-use crate::client::{Client, ClientError, ErrorKind};
+use super::upload::Upload;
+use super::{Outcome, output};
+use crate::client::messages::{Backbone, BackboneState, Layer};
+use crate::client::{Client, ClientError};
 
 #[derive(Args, Debug)]
 pub struct Backbones {
@@ -31,7 +28,7 @@ enum Action {
         id: String,
     },
     /// Send an ONNX file to the device.
-    Upload(Upload),
+    Upload(Box<Upload>),
     /// Load one into memory, so that it answers.
     Load {
         /// The backbone's id.
@@ -51,64 +48,6 @@ enum Action {
         #[arg(long)]
         with_embeddings: bool,
     },
-}
-
-#[derive(Args, Debug)]
-struct Upload {
-    /// The ONNX file.
-    file: PathBuf,
-    /// Its id on the device.
-    #[arg(long)]
-    id: String,
-    /// The usual preprocessing that it was trained with.
-    #[arg(long, value_enum)]
-    preset: Preset,
-    /// Labels, one a line.
-    #[arg(long, value_name = "FILE")]
-    labels: Option<PathBuf>,
-    /// Side of the square input, in pixels. Default: the network's own.
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    size: u32,
-    /// How photographs are made square.
-    #[arg(long, value_enum, default_value_t = Resize::Crop)]
-    resize: Resize,
-    /// The licence of its weights.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    licence: String,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Preset {
-    /// RGB, standardised as torchvision and timm do.
-    Imagenet,
-    /// RGB, -1 to 1 (TensorFlow).
-    Tf,
-    /// BGR, 0 to 255 less the mean of each channel (Caffe).
-    Caffe,
-    /// RGB, 0 to 1.
-    Unit,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Resize {
-    Crop,
-    Squash,
-    Pad,
-}
-
-impl Preset {
-    /// Channels, scale, mean and standard deviation.
-    fn parts(self) -> (ChannelOrder, f32, [f32; 3], [f32; 3]) {
-        let unit = 1.0 / 255.0;
-        match self {
-            Self::Imagenet => {
-                (ChannelOrder::Rgb, unit, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-            }
-            Self::Tf => (ChannelOrder::Rgb, 1.0 / 127.5, [1.0; 3], [1.0; 3]),
-            Self::Caffe => (ChannelOrder::Bgr, 1.0, [104.0, 117.0, 123.0], [1.0; 3]),
-            Self::Unit => (ChannelOrder::Rgb, unit, [0.0; 3], [1.0; 3]),
-        }
-    }
 }
 
 impl Backbones {
@@ -181,47 +120,6 @@ impl Backbones {
         }
         output::print_table(&table);
         Ok(())
-    }
-}
-
-impl Upload {
-    async fn run(&self, client: &Client) -> Result<Option<Backbone>, ClientError> {
-        let local = |path: &PathBuf, error: std::io::Error| {
-            let message = format!("cannot read {}: {error}", path.display());
-            ClientError::local(ErrorKind::InvalidArgument, message)
-        };
-        let labels = match &self.labels {
-            Some(path) => std::fs::read_to_string(path).map_err(|error| local(path, error))?,
-            None => String::new(),
-        };
-        let size = self.file.metadata().map_err(|error| local(&self.file, error))?.len();
-        let (channels, scale, mean, std) = self.preset.parts();
-        let resize = match self.resize {
-            Resize::Crop => ResizePolicy::Crop,
-            Resize::Squash => ResizePolicy::Squash,
-            Resize::Pad => ResizePolicy::Pad,
-        };
-        let manifest = BackboneManifest {
-            id: self.id.clone(),
-            preprocessing: Some(Preprocessing {
-                size: self.size,
-                resize: resize.into(),
-                channels: channels.into(),
-                scale,
-                mean: mean.to_vec(),
-                std: std.to_vec(),
-            }),
-            labels: labels.lines().map(str::to_owned).collect(),
-            licence: self.licence.clone(),
-            size_bytes: size,
-            ..BackboneManifest::default()
-        };
-        let bar = batch::progress_bar(size, "bytes");
-        let sent = bar.clone();
-        let progress = Box::new(move |bytes| sent.set_position(bytes));
-        let answer = client.upload_backbone(manifest, &self.file, progress).await;
-        bar.finish_and_clear();
-        answer
     }
 }
 

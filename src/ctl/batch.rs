@@ -83,7 +83,16 @@ async fn one<T, F>(
 where
     F: Future<Output = Result<T, ClientError>>,
 {
-    let picture = Picture::from_file(&path).await?;
+    let picture =
+        Picture::from_bytes(tokio::fs::read(&path).await.map_err(
+            |error| match terminal::explained(&path, &error) {
+                Some(text) => ClientError::local(ErrorKind::NotFound, text),
+                None => ClientError::local(
+                    ErrorKind::InvalidArgument,
+                    format!("cannot be read: {error}"),
+                ),
+            },
+        )?);
     patiently(move || call(client.clone(), picture.clone())).await
 }
 

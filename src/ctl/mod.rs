@@ -15,6 +15,7 @@ mod report;
 mod samples;
 mod settings;
 mod training;
+mod upload;
 mod watch;
 
 use std::process::ExitCode;
@@ -29,7 +30,7 @@ use crate::terminal::print;
 #[derive(Debug, Parser)]
 #[command(name = "graftctl", version, arg_required_else_help = true)]
 struct Arguments {
-    /// The device's address, HOST:PORT.
+    /// The device's address, HOST:PORT; without a port 7411.
     #[arg(long, global = true, env = "GRAFTCTL_TARGET", default_value = "127.0.0.1:7411")]
     target: String,
     /// Seconds that one call may take; 0 means no limit. Default: 60, and 3600 for a dataset's report.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::client::ClientError;
 use crate::client::messages::{AnsweringHead, Novelty, Prediction, Timings};
-use crate::terminal::print;
 pub use crate::terminal::print::{json as json_line, line};
+use crate::terminal::{milliseconds, of_picture, print};
 
 /// Reports an input that failed: an error object on standard output where `json`, else a line on
 /// standard error.
@@ -17,10 +17,10 @@ pub fn failure(path: &Path, error: &ClientError, json: bool) {
     if json {
         json_line(&json!({
             "image": path.to_string_lossy(),
-            "error": { "code": error.kind.code_name(), "message": error.message },
+            "error": { "code": error.kind.code_name(), "message": of_picture(error) },
         }));
     } else {
-        print::error(format_args!("{}: {error}", path.display()));
+        print::error(format_args!("{}: {}", path.display(), of_picture(error)));
     }
 }
 
@@ -68,13 +68,13 @@ pub fn predictions(predictions: &[Prediction]) -> Value {
 pub fn timings(timings: Option<&Timings>) -> Value {
     let timings = timings.copied().unwrap_or_default();
     json!({
-        "decode": timings.decode_ms,
-        "preprocess": timings.preprocess_ms,
-        "queue": timings.queue_ms,
-        "inference": timings.inference_ms,
-        "head": timings.head_ms,
-        "explain": timings.explain_ms,
-        "total": timings.total_ms,
+        "decode": milliseconds(timings.decode_ms),
+        "preprocess": milliseconds(timings.preprocess_ms),
+        "queue": milliseconds(timings.queue_ms),
+        "inference": milliseconds(timings.inference_ms),
+        "head": milliseconds(timings.head_ms),
+        "explain": milliseconds(timings.explain_ms),
+        "total": milliseconds(timings.total_ms),
     })
 }
 

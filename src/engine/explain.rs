@@ -66,6 +66,8 @@ pub(super) struct Explainers(Lru<Key, Explainer>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     network: Digest,
+    /// Embedding and logits, which a manifest may name.
+    ends: [String; 2],
     size: usize,
     layers: Vec<String>,
     demand: Demand,
@@ -83,6 +85,10 @@ impl Explainers {
         let network = &by.backbone.network;
         let key = Key {
             network: network.digest(),
+            ends: [
+                network.embedding().tensor.clone(),
+                network.classifier().map(|found| found.logits).unwrap_or_default(),
+            ],
             size: network.input().size,
             layers: options.layers.clone(),
             demand: Demand::of(options.request.method),

@@ -40,7 +40,7 @@ pub enum KeeperError {
     #[error(transparent)]
     Backbone(#[from] BackboneError),
     /// The built-in backbone is part of the program.
-    #[error("{BUILT_IN} is part of graftd: it is always loaded and cannot be deleted")]
+    #[error("{BUILT_IN} is part of graftd: it cannot be unloaded or deleted")]
     BuiltIn,
     /// Heads stand on it.
     #[error("the heads {heads} stand on backbone {backbone}; delete them first")]
@@ -73,6 +73,9 @@ impl BackboneKeeper {
             };
             kept.push(KeptBackbone { id: listed.id, manifest, live, damage });
         }
+        for id in snapshot.unloaded.iter().filter(|id| id.as_str() == BUILT_IN) {
+            kept.push(KeptBackbone { id: id.clone(), manifest: None, live: None, damage: None });
+        }
         for (id, live) in &snapshot.backbones {
             if !kept.iter().any(|found| found.id == *id) {
                 let (id, live) = (id.clone(), Some(Arc::clone(live)));
@@ -91,7 +94,7 @@ impl BackboneKeeper {
         let live = self.engine.snapshot().backbones.get(id).cloned();
         let manifest = match self.folder.get(id) {
             Ok(backbone) => Some(backbone.manifest),
-            Err(_) if live.is_some() => None,
+            Err(_) if live.is_some() || id.as_str() == BUILT_IN => None,
             Err(error) => return Err(error.into()),
         };
         Ok(KeptBackbone { id: id.clone(), manifest, live, damage: None })
@@ -103,12 +106,19 @@ impl BackboneKeeper {
     /// # Errors
     /// An unknown id, or what is wrong with its file.
     pub fn load(&self, id: &Name) -> Result<KeptBackbone, KeeperError> {
-        if id.as_str() == BUILT_IN {
+        let _one_at_a_time = self.change();
+        let built_in = id.as_str() == BUILT_IN;
+        if built_in && self.engine.snapshot().backbones.contains_key(id) {
             return self.get(id);
         }
-        let _one_at_a_time = self.change();
-        let live = Arc::new(LiveBackbone::installed(&self.folder.get(id)?)?);
-        self.folder.set_enabled(id, true)?;
+        let live = if built_in {
+            // For now: whether it is loaded at the start is said by backbones.enabled alone.
+            Arc::new(LiveBackbone::built_in()?)
+        } else {
+            let live = LiveBackbone::installed(&self.folder.get(id)?)?;
+            self.folder.set_enabled(id, true)?;
+            Arc::new(live)
+        };
         self.publish(|snapshot| {
             snapshot.backbones.insert(id.clone(), live);
             snapshot.unloaded.remove(id);
@@ -138,15 +148,7 @@ impl BackboneKeeper {
     pub fn delete(&self, id: &Name) -> Result<(), KeeperError> {
         refuse_built_in(id)?;
         let _one_at_a_time = self.change();
-        let snapshot = self.engine.snapshot();
-        let on_it = snapshot
-            .heads
-            .iter()
-            .filter(|(_, head)| head.versions.values().any(|version| version.backbone == *id));
-        let heads: Vec<&str> = on_it.map(|(name, _)| name.as_str()).collect();
-        if !heads.is_empty() {
-            return Err(KeeperError::InUse { backbone: id.clone(), heads: heads.join(", ") });
-        }
+        self.refuse_in_use(id)?;
         self.folder.remove(id)?;
         self.publish(|snapshot| {
             snapshot.backbones.remove(id);
@@ -163,20 +165,61 @@ impl BackboneKeeper {
         Ok(self.folder.receive(limit)?)
     }
 
-    /// Tries a received model in a child process, keeps it and loads it.
+    /// Whether `new` could be installed, as far as that can be told without its model.
     ///
     /// # Errors
-    /// See [`Backbones::install`].
+    /// See [`Backbones::check_id`].
+    pub fn check_id(&self, new: &NewBackbone) -> Result<(), KeeperError> {
+        Ok(self.folder.check_id(new)?)
+    }
+
+    /// Tries a received model in a child process, loads it and keeps it. One that it replaces answers
+    /// until then, and stays if anything fails.
+    ///
+    /// # Errors
+    /// See [`Backbones::prepare`]; [`KeeperError::InUse`] where heads stand on a backbone that would
+    /// be replaced with one that makes other embeddings.
     pub fn install(
         &self,
         incoming: Incoming,
         new: &NewBackbone,
     ) -> Result<KeptBackbone, KeeperError> {
-        {
-            let _one_at_a_time = self.change();
-            self.folder.install(incoming, new, &self.checker)?;
+        let id = &new.id;
+        let _one_at_a_time = self.change();
+        let prepared = self.folder.prepare(incoming, new, &self.checker)?;
+        self.refuse_other_embeddings(id, &prepared.backbone().manifest)?;
+        let live = LiveBackbone::installed(prepared.backbone())?;
+        let (placed, _) = prepared.place()?;
+        let live = Arc::new(live.moved_to(placed.model_path()));
+        self.publish(|snapshot| {
+            snapshot.backbones.insert(id.clone(), live);
+            snapshot.unloaded.remove(id);
+        });
+        self.get(id)
+    }
+
+    fn refuse_in_use(&self, id: &Name) -> Result<(), KeeperError> {
+        let snapshot = self.engine.snapshot();
+        let on_it = snapshot
+            .heads
+            .iter()
+            .filter(|(_, head)| head.versions.values().any(|version| version.backbone == *id));
+        let heads: Vec<&str> = on_it.map(|(name, _)| name.as_str()).collect();
+        if heads.is_empty() {
+            return Ok(());
         }
-        self.load(&new.id)
+        Err(KeeperError::InUse { backbone: id.clone(), heads: heads.join(", ") })
+    }
+
+    /// Heads are of no use on a backbone that makes other embeddings than they were trained on.
+    fn refuse_other_embeddings(&self, id: &Name, new: &Manifest) -> Result<(), KeeperError> {
+        let same = |old: &Manifest| {
+            old.sha256 == new.sha256
+                && old.preprocessing == new.preprocessing
+                && old.tensors.computes_as(&new.tensors)
+        };
+        let old = self.folder.get(id).ok();
+        if old.is_some_and(|old| same(&old.manifest)) { Ok(()) } else { self.refuse_in_use(id) }
     }
 
     fn change(&self) -> MutexGuard<'_, ()> {

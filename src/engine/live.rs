@@ -1,15 +1,17 @@
 //! What is loaded: a backbone ready to run, a head ready to answer.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::EngineError;
 use crate::backbones::{
-    BUILT_IN, Backbone, BackboneError, Labels, built_in_preprocessing, load_built_in,
+    Abilities, BUILT_IN, Backbone, BackboneError, Labels, abilities, built_in_preprocessing,
+    load_built_in,
 };
 use crate::base::clock::Timestamp;
 use crate::base::digest::{Digest, Hasher};
 use crate::base::name::{InvalidName, Name};
-use crate::graph::{Network, Part, Tensor};
+use crate::graph::{self, Network, Part, Tensor};
 use crate::heads::{Head, Provenance};
 use crate::vision::Preprocessing;
 
@@ -35,6 +37,7 @@ pub struct LiveBackbone {
     pub labels: Labels,
     /// The network.
     pub network: Network,
+    abilities: Mutex<Option<Arc<[Abilities]>>>,
 }
 
 /// A version of a head that is loaded. Requests that began with it finish with it.
@@ -115,6 +118,17 @@ pub struct Forward {
 }
 
 impl LiveBackbone {
+    /// A network as the backbone `name`.
+    pub fn new(
+        name: Name,
+        origin: Origin,
+        preprocessing: Preprocessing,
+        labels: Labels,
+        network: Network,
+    ) -> Self {
+        Self { name, origin, preprocessing, labels, network, abilities: Mutex::default() }
+    }
+
     /// Loads the backbone that is part of the program.
     ///
     /// # Errors
@@ -122,13 +136,9 @@ impl LiveBackbone {
     pub fn built_in() -> Result<Self, BackboneError> {
         let network = load_built_in()?;
         let unfit = |error: InvalidName| BackboneError::Mismatch(error.to_string());
-        Ok(Self {
-            name: BUILT_IN.parse().map_err(unfit)?,
-            origin: Origin::BuiltIn,
-            preprocessing: built_in_preprocessing(),
-            labels: Labels::default(),
-            network,
-        })
+        let name = BUILT_IN.parse().map_err(unfit)?;
+        let preprocessing = built_in_preprocessing();
+        Ok(Self::new(name, Origin::BuiltIn, preprocessing, Labels::default(), network))
     }
 
     /// Loads a backbone of the state folder.
@@ -138,13 +148,29 @@ impl LiveBackbone {
     pub fn installed(backbone: &Backbone) -> Result<Self, BackboneError> {
         let labels = backbone.labels()?;
         let network = backbone.load()?;
-        Ok(Self {
-            name: backbone.id.clone(),
-            origin: Origin::Added(backbone.manifest.added_at),
-            preprocessing: backbone.manifest.preprocessing,
-            labels,
-            network,
-        })
+        let origin = Origin::Added(backbone.manifest.added_at);
+        let preprocessing = backbone.manifest.preprocessing;
+        Ok(Self::new(backbone.id.clone(), origin, preprocessing, labels, network))
+    }
+
+    /// The same backbone, its file having been moved to `path`.
+    #[must_use]
+    pub fn moved_to(self, path: PathBuf) -> Self {
+        Self { network: self.network.moved_to(path), ..self }
+    }
+
+    /// What can be asked of each layer, in the order of [`Network::layers`]. Found out once, by the
+    /// first who asks, since it takes the network's file and tens of megabytes; others wait for that.
+    ///
+    /// # Errors
+    /// See [`abilities`]; the next who asks tries again.
+    pub fn abilities(&self) -> Result<Arc<[Abilities]>, BackboneError> {
+        let mut known = self.abilities.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*known {
+            return Ok(Arc::clone(known));
+        }
+        let found: Arc<[Abilities]> = abilities(&self.network)?.into();
+        Ok(Arc::clone(known.insert(found)))
     }
 
     /// Runs the network on an input tensor.
@@ -163,6 +189,14 @@ impl LiveBackbone {
         let Preprocessing { size, resize, channels, scale, mean, std } = self.preprocessing;
         let mut hasher = Hasher::default();
         hasher.update(&self.network.digest().0);
+        // Of the same file another tensor may be taken.
+        let graph::Overrides { logits, embedding, no_classifier, .. } = self.network.overrides();
+        if self.origin != Origin::BuiltIn
+            && (logits.is_some() || embedding.is_some() || *no_classifier)
+        {
+            hasher.update(self.network.embedding().tensor.as_bytes());
+            hasher.update(self.network.embedding().pooled_from.as_deref().unwrap_or("").as_bytes());
+        }
         hasher.update(&size.to_le_bytes());
         hasher.update(resize.name().as_bytes());
         hasher.update(channels.name().as_bytes());
@@ -233,5 +267,24 @@ impl Answerer {
             return (0..classes).map(|index| self.backbone.labels.get(index).text).collect();
         };
         live.head.classes().to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_who_ask_at_once_for_the_abilities_get_what_was_found_out_once() {
+        let backbone = LiveBackbone::built_in().unwrap();
+        let first = backbone.abilities().unwrap();
+        assert_eq!(first.len(), backbone.network.layers().len());
+        let backbone = LiveBackbone::built_in().unwrap();
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let ask = |_| scope.spawn(|| backbone.abilities().unwrap());
+            let asking: Vec<_> = (0..24).map(ask).collect();
+            asking.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(found.iter().all(|one| Arc::ptr_eq(one, &found[0])));
     }
 }

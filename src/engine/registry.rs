@@ -121,7 +121,7 @@ impl Snapshot {
             return if self.heads.contains_key(name.as_str()) {
                 self.head(name, None)
             } else {
-                self.backbone(name)
+                self.backbone(name).map_err(of_configured_default)
             };
         }
         let added = |backbone: &&Arc<LiveBackbone>| match backbone.origin {
@@ -159,6 +159,22 @@ impl Snapshot {
     }
 }
 
+/// Says why that name was looked for, though the request names nothing.
+fn of_configured_default(error: EngineError) -> EngineError {
+    #[allow(clippy::wildcard_enum_match_arm)] // the others explain themselves
+    match error {
+        EngineError::Unknown { name, known, .. } => EngineError::Unknown {
+            kind: "backbone or head",
+            name,
+            known: format!(
+                "{known}. The configuration key backbones.default names it: change it there, or name \
+                 a backbone or head in the request"
+            ),
+        },
+        other => other,
+    }
+}
+
 fn unknown(
     kind: &'static str,
     name: &str,
@@ -173,4 +189,21 @@ fn unknown(
         (false, more) => format!("loaded are {names} and {more} more"),
     };
     EngineError::Unknown { kind, name: name.chars().take(100).collect(), known }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_that_does_not_exist_is_laid_at_its_key() {
+        let built_in = LiveBackbone::built_in().unwrap();
+        let snapshot = Snapshot { default: Some("typo".into()), ..Snapshot::of(built_in) };
+        let message = snapshot.resolve(&Target::Default).unwrap_err().to_string();
+        for part in ["backbone or head \"typo\"", "loaded are builtin", "backbones.default"] {
+            assert!(message.contains(part), "{part} is not in {message}");
+        }
+        let other = snapshot.resolve(&Target::Backbone("typo".into())).unwrap_err().to_string();
+        assert!(!other.contains("backbones.default"), "{other}");
+    }
 }

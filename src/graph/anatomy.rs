@@ -33,6 +33,8 @@ pub struct Overrides {
     pub embedding: Option<String>,
     /// The network has no classifier: its output is the embedding.
     pub no_classifier: bool,
+    /// The only waists; empty for all that there are.
+    pub waists: Vec<String>,
 }
 
 /// Names and kinds of the parts.

@@ -55,6 +55,12 @@ pub enum GraphError {
     /// A tensor that a manifest or a request names is not in the network.
     #[error("the network has no tensor {0:?}; `graftd models inspect` lists them")]
     UnknownTensor(String),
+    /// A tensor that is named as a waist is none.
+    #[error(
+        "the network cannot be cut at tensor {0:?}: not every path from the image to the logits \
+         passes through it alone"
+    )]
+    NotAWaist(String),
     /// tract refuses the network or fails while running it.
     #[error("{stage}: {message}")]
     Engine {

@@ -166,8 +166,9 @@ impl Network {
             },
         };
         let waists = topology::waists(nodes, &input.name, &anatomy.logits).into_iter().collect();
-        let layers = describe(&structure, &data, &waists, &anatomy.logits);
+        let mut layers = describe(&structure, &data, &waists, &anatomy.logits);
         let last_spatial = last_spatial(&layers);
+        keep_waists(&mut layers, &options.overrides.waists)?;
         let output_shape = shapes.get(&output).cloned().unwrap_or_default();
 
         let declared = declared(&embedding, &anatomy, last_spatial.as_deref());
@@ -195,6 +196,17 @@ impl Network {
             last_spatial,
             plan,
         })
+    }
+
+    /// The same network, its file having been moved to `path`.
+    #[must_use]
+    pub fn moved_to(self, path: PathBuf) -> Self {
+        Self { source: Source::File(path), ..self }
+    }
+
+    /// What was taken instead of what is found by structure.
+    pub fn overrides(&self) -> &Overrides {
+        &self.options.overrides
     }
 
     /// SHA-256 of the ONNX file.
@@ -414,6 +426,15 @@ fn find_input(model: &mut OnnxModel, options: &Options) -> Result<Input, GraphEr
     let size = height.or(width).or(asked).ok_or_else(|| {
         refuse("the file leaves height and width open: give the side of the square with --size")
     })?;
+    let fixed = height.or(width).filter(|_| height.is_none() || width.is_none() || height == width);
+    if let (Some(fixed), Some(asked)) = (fixed, asked)
+        && fixed != asked
+    {
+        return Err(refuse(&format!(
+            "the network takes {fixed} x {fixed} only, but --size {asked} was asked for: leave --size \
+             out, or say --size {fixed}"
+        )));
+    }
     let contradicts = |side: Option<usize>| side.is_some_and(|side| side != size);
     if contradicts(height) || contradicts(width) || contradicts(asked) || size > MAX_SIDE {
         return Err(refuse(
@@ -471,6 +492,21 @@ fn describe(
         }
     }
     layers
+}
+
+/// Leaves those waists that are `named`, unless none is.
+fn keep_waists(layers: &mut [Layer], named: &[String]) -> Result<(), GraphError> {
+    for name in named {
+        match layers.iter().find(|layer| layer.name == *name) {
+            None => return Err(GraphError::UnknownTensor(name.clone())),
+            Some(layer) if !layer.waist => return Err(GraphError::NotAWaist(name.clone())),
+            Some(_) => {}
+        }
+    }
+    if !named.is_empty() {
+        layers.iter_mut().for_each(|layer| layer.waist &= named.contains(&layer.name));
+    }
+    Ok(())
 }
 
 /// The last spatial layer that computes something, a waist if there is one.

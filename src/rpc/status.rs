@@ -227,6 +227,13 @@ fn of_backbone(error: &BackboneError) -> Problem {
         BackboneError::Digest { .. } => {
             Problem::new(Code::InvalidArgument, "DIGEST", text).at("manifest.sha256")
         }
+        BackboneError::Size { .. } => {
+            Problem::new(Code::InvalidArgument, "MODEL_SIZE", text).at("manifest.size_bytes")
+        }
+        BackboneError::DiskFull => Problem {
+            retry_after: Some(RETRY_JOB_AFTER),
+            ..Problem::new(Code::ResourceExhausted, "DISK_FULL", text)
+        },
         BackboneError::Refused(_) => Problem::new(Code::InvalidArgument, "NETWORK", text),
         BackboneError::Mismatch(_) => {
             Problem::new(Code::InvalidArgument, "MISMATCH", text).at("manifest")
@@ -350,6 +357,7 @@ fn of_graph(error: &GraphError) -> Problem {
         GraphError::Malformed(_)
         | GraphError::ExternalData(_)
         | GraphError::NotFinite(_)
+        | GraphError::NotAWaist(_)
         | GraphError::Input { .. } => {
             Problem::new(Code::InvalidArgument, "NETWORK", error.to_string())
         }
@@ -506,6 +514,13 @@ mod tests {
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(RETRY_AFTER));
         assert_eq!(status.get_details_error_info().unwrap().reason, "QUEUE_FULL");
+    }
+
+    #[test]
+    fn a_full_disk_is_the_device_s_to_empty_and_no_fault_of_ours() {
+        let status = status(KeeperError::from(BackboneError::DiskFull));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.get_details_error_info().unwrap().reason, "DISK_FULL");
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! What both programs' commands share: from names to pictures, from answers to
 //! standard output.
 
+mod answers;
 mod confusion;
 mod inputs;
+mod numbers;
 pub mod print;
 mod scores;
 pub mod sheet;
 
+pub use answers::{milliseconds, of_picture};
 pub use confusion::confusion_matrix;
-pub use inputs::{InputError, pictures, pictures_in};
+pub use inputs::{InputError, explained, pictures, pictures_in, pictures_of_folder};
+pub use numbers::{fraction, triple};
 pub use scores::{ClassLine, scores_text};

@@ -9,10 +9,7 @@ pub enum VisionError {
     #[error("the image is empty: send the bytes of a JPEG, PNG, WebP, BMP or GIF file")]
     Empty,
     /// The first bytes belong to no format that can be read.
-    #[error(
-        "the bytes are not an image in a known format: send JPEG, PNG, WebP, BMP or GIF, \
-         or a raw frame with its pixel format"
-    )]
+    #[error("the bytes are not an image in a known format, which are JPEG, PNG, WebP, BMP and GIF")]
     UnknownFormat,
     /// More bytes than [`Limits::bytes`](super::Limits::bytes).
     #[error("the image has {bytes} bytes, more than the limit of {limit}: send a smaller file")]

@@ -18,7 +18,7 @@ pub struct Preprocessing {
     /// Order and number of channels.
     #[serde(default)]
     pub channels: ChannelOrder,
-    /// Factor on pixels before the mean is taken off, usually 1/255, 1/127.5 or 1.
+    /// Factor on pixels before the mean is taken off, above zero, usually 1/255, 1/127.5 or 1.
     pub scale: f32,
     /// Taken off each channel, in the model's channel order. A grey model uses the first.
     pub mean: [f32; 3],
@@ -103,14 +103,14 @@ impl Preprocessing {
     ///
     /// # Errors
     /// [`VisionError::Preprocessing`] naming the field: a size outside 1 to
-    /// [`Self::MAX_SIZE`], a number that is not finite, a zero `std` or `scale`.
+    /// [`Self::MAX_SIZE`], a number that is not finite, a zero `std`, a `scale` that is not above zero.
     pub fn validate(&self) -> Result<(), VisionError> {
         let fault = |field, reason: String| Err(VisionError::Preprocessing { field, reason });
         if !(1..=Self::MAX_SIZE).contains(&self.size) {
             return fault("size", format!("{} is not from 1 to {}", self.size, Self::MAX_SIZE));
         }
-        if !self.scale.is_normal() {
-            return fault("scale", format!("{} is not a finite number but zero", self.scale));
+        if !self.scale.is_normal() || self.scale < 0.0 {
+            return fault("scale", format!("{} is not a finite number above zero", self.scale));
         }
         if let Some(mean) = self.mean.iter().find(|mean| !mean.is_finite()) {
             return fault("mean", format!("{mean} is not a finite number"));
@@ -212,7 +212,9 @@ mod tests {
         let message = |bad: Preprocessing| bad.validate().unwrap_err().to_string();
         assert!(message(Preprocessing { size: 0, ..good }).starts_with("preprocessing.size"));
         assert!(message(Preprocessing { size: 5000, ..good }).starts_with("preprocessing.size"));
-        assert!(message(Preprocessing { scale: 0.0, ..good }).starts_with("preprocessing.scale"));
+        for scale in [0.0, -1.0, f32::INFINITY] {
+            assert!(message(Preprocessing { scale, ..good }).starts_with("preprocessing.scale"));
+        }
         assert!(
             message(Preprocessing { mean: [0.0, f32::NAN, 0.0], ..good })
                 .starts_with("preprocessing.mean")

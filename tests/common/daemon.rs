@@ -76,13 +76,9 @@ fn live(
     network: Network,
 ) -> Arc<LiveBackbone> {
     let side = network.input().size as u32;
-    Arc::new(LiveBackbone {
-        name: name.parse().unwrap(),
-        origin: Origin::Added(Timestamp(added)),
-        preprocessing: Preprocessing::preset(preset, side),
-        labels: Labels::parse(labels),
-        network,
-    })
+    let preprocessing = Preprocessing::preset(preset, side);
+    let (origin, labels) = (Origin::Added(Timestamp(added)), Labels::parse(labels));
+    Arc::new(LiveBackbone::new(name.parse().unwrap(), origin, preprocessing, labels, network))
 }
 
 impl Daemon {

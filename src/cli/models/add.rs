@@ -76,11 +76,17 @@ impl Add {
             licence: text(&self.licence, description.licence),
             source: text(&self.source, description.source),
             sha256,
+            size_bytes: None,
             tensors: description.tensors,
             replace: self.force,
         };
 
-        let (backbones, _lock) = writable(global)?;
+        // Said before anything is copied or tried.
+        new.preprocessing.resolve(new.preprocessing.size.or(Some(1)))?;
+        let (backbones, _lock) = writable(
+            global,
+            "send the file through the running daemon with `graftctl backbones upload`",
+        )?;
         let mut incoming = backbones.receive(MAX_MODEL_BYTES)?;
         incoming.copy(&self.file)?;
         let (backbone, report) = backbones.install(incoming, &new, &checker()?)?;

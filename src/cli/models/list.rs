@@ -10,6 +10,7 @@ use crate::backbones::{
     BUILT_IN, Backbones, Catalog, CatalogEntry, Listed, built_in_preprocessing,
 };
 use crate::cli::{CliError, Global, Outcome};
+use crate::client::ErrorKind;
 use crate::terminal::print;
 
 /// List the backbones on this device and in the catalogue.
@@ -69,7 +70,7 @@ fn installed(listed: &Listed) -> Value {
         Err(error) => json!({
             "id": listed.id.as_str(),
             "state": "damaged",
-            "error": { "code": "failed_precondition", "message": error.to_string() },
+            "error": { "code": ErrorKind::FailedPrecondition.code_name(), "message": error.to_string() },
         }),
     }
 }

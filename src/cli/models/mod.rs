@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
-use super::{CliError, Global, Outcome, output};
+use super::{CliError, Global, Outcome, held, output};
 use crate::backbones::{Backbone, BackboneError, Backbones, CheckReport, Checker};
 use crate::base::name::Name;
 use crate::client::{ClientError, ErrorKind};
@@ -58,13 +58,13 @@ impl Models {
 }
 
 /// The backbones, with the right to change them: while a daemon holds the state folder there is
-/// none, and the error says so.
-fn writable(global: &Global) -> Result<(Backbones, StateLock), CliError> {
+/// none, and the error says so, and what to do `instead`.
+fn writable(global: &Global, instead: &str) -> Result<(Backbones, StateLock), CliError> {
     let state_dir = global.state_dir();
     let other = |reason: String| CliError::Other(reason);
     std::fs::create_dir_all(&state_dir)
         .map_err(|error| other(format!("{}: {error}", state_dir.display())))?;
-    let lock = StateLock::acquire(&state_dir).map_err(|error| other(error.to_string()))?;
+    let lock = StateLock::acquire(&state_dir).map_err(|error| held(error, instead))?;
     let backbones = Backbones::new(&state_dir);
     backbones.clean()?;
     Ok((backbones, lock))

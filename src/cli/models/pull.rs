@@ -49,7 +49,11 @@ impl Pull {
         };
         let entry = catalog.get(&self.id)?;
         let id = self.as_id.clone().unwrap_or_else(|| self.id.clone());
-        let (backbones, _lock) = writable(global)?;
+        let (backbones, _lock) = writable(
+            global,
+            "pull with another --state-dir and send its model.onnx through the running daemon with \
+             `graftctl backbones upload`",
+        )?;
         if !self.force && !matches!(backbones.get(&id), Err(BackboneError::Unknown(_))) {
             return Err(BackboneError::Exists(id).into());
         }
@@ -80,6 +84,7 @@ impl Pull {
             licence: entry.licence.clone(),
             source,
             sha256: Some(entry.sha256),
+            size_bytes: Some(entry.size_bytes),
             tensors: TensorNames::default(),
             replace: self.force,
         };

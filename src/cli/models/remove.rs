@@ -21,7 +21,10 @@ impl Remove {
             let text = format!("{BUILT_IN} is part of graftd and cannot be removed");
             return Err(CliError::Other(text));
         }
-        let (backbones, _lock) = writable(global)?;
+        let (backbones, _lock) = writable(
+            global,
+            "delete it through the running daemon with `graftctl backbones delete`",
+        )?;
         backbones.remove(&self.id)?;
         Ok(Outcome::Complete)
     }

@@ -1,7 +1,7 @@
 //! Backbones.
 
-use crate::backbones::Abilities;
-use crate::engine::{KeptBackbone, LiveBackbone, Origin};
+use crate::backbones::{Abilities, BUILT_IN};
+use crate::engine::{KeptBackbone, LiveBackbone};
 use crate::graph;
 use crate::proto::graft::{
     Backbone, BackboneState, ChannelOrder, GetBackboneResponse, Layer, Preprocessing, ResizePolicy,
@@ -21,6 +21,7 @@ pub fn described(kept: &KeptBackbone, default: Option<&str>) -> Backbone {
         name: kept.id.to_string(),
         state: state.into(),
         state_message: kept.damage.clone().unwrap_or_default(),
+        built_in: kept.id.as_str() == BUILT_IN,
         default: default == Some(kept.id.as_str()),
         ..Backbone::default()
     };
@@ -35,7 +36,6 @@ pub fn described(kept: &KeptBackbone, default: Option<&str>) -> Backbone {
     }
     if let Some(live) = &kept.live {
         let network = &live.network;
-        backbone.built_in = live.origin == Origin::BuiltIn;
         backbone.sha256 = network.digest().to_string();
         backbone.preprocessing = Some(live.preprocessing.into());
         backbone.class_count = network.classifier().map_or(0, |found| found.classes as u32);

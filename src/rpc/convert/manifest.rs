@@ -1,10 +1,12 @@
 //! What an uploaded backbone is.
 
 use super::field::{FieldError, Required, Within, check_length};
-use crate::backbones::{NewBackbone, PreprocessingChoice, TensorNames};
+use crate::backbones::{BackboneError, NewBackbone, PreprocessingChoice, TensorNames};
 use crate::base::name::Name;
-use crate::proto::graft::{BackboneManifest, ChannelOrder, Preprocessing, ResizePolicy};
-use crate::vision;
+use crate::proto::graft::{
+    self as proto, BackboneManifest, ChannelOrder, Preprocessing, ResizePolicy,
+};
+use crate::vision::{self, VisionError};
 
 /// Bytes of a name or a licence.
 const MAXIMUM_NAME: usize = 200;
@@ -35,8 +37,9 @@ impl TryFrom<BackboneManifest> for NewBackbone {
             licence: manifest.licence,
             source: manifest.source,
             sha256,
-            tensors: TensorNames::default(),
-            replace: false,
+            size_bytes: Some(manifest.size_bytes).filter(|size| *size > 0),
+            tensors: manifest.tensors.map(Into::into).unwrap_or_default(),
+            replace: manifest.replace,
         })
     }
 }
@@ -75,7 +78,27 @@ impl TryFrom<Preprocessing> for PreprocessingChoice {
             mean: Some(by_channel("mean", &wanted.mean, 0.0, channels.count())?),
             std: Some(by_channel("std", &wanted.std, 1.0, channels.count())?),
         };
-        Ok(choice)
+        // The network's size, where it is left to it, makes sense; any other stands in for it.
+        match choice.resolve(Some(1)) {
+            Err(BackboneError::Preprocessing(VisionError::Preprocessing { field, reason })) => {
+                Err(FieldError::new(field, reason))
+            }
+            Err(error) => Err(FieldError::new("", error)),
+            Ok(_) => Ok(choice),
+        }
+    }
+}
+
+impl From<proto::TensorNames> for TensorNames {
+    fn from(named: proto::TensorNames) -> Self {
+        let unless_empty = |name: String| Some(name).filter(|name| !name.is_empty());
+        Self {
+            input: unless_empty(named.input),
+            logits: unless_empty(named.logits),
+            embedding: unless_empty(named.embedding),
+            no_classifier: named.no_classifier,
+            waists: named.waists,
+        }
     }
 }
 
@@ -119,6 +142,23 @@ mod tests {
     }
 
     #[test]
+    fn names_of_tensors_are_taken_over_and_empty_ones_name_nothing() {
+        let tensors = proto::TensorNames {
+            logits: "fc".into(),
+            waists: vec!["layer4".into()],
+            ..proto::TensorNames::default()
+        };
+        let sent = BackboneManifest { tensors: Some(tensors), replace: true, ..manifest() };
+        let new = NewBackbone::try_from(sent).unwrap();
+        let expected = TensorNames {
+            logits: Some("fc".into()),
+            waists: vec!["layer4".into()],
+            ..TensorNames::default()
+        };
+        assert_eq!((new.tensors, new.replace), (expected, true));
+    }
+
+    #[test]
     fn every_bad_field_is_named() {
         let path = |change: fn(&mut BackboneManifest)| {
             let mut manifest = manifest();
@@ -136,5 +176,18 @@ mod tests {
             m.preprocessing.as_mut().unwrap().std = vec![1.0];
         };
         assert_eq!(path(std), "preprocessing.std");
+        for (field, change) in [
+            ("scale", (|p| p.scale = -1.0) as fn(&mut Preprocessing)),
+            ("scale", |p| p.scale = f32::NAN),
+            ("size", |p| p.size = 4097),
+            ("mean", |p| p.mean = vec![0.0, f32::INFINITY, 0.0]),
+            ("std", |p| p.std = vec![1.0, 0.0, 1.0]),
+            ("resize", |p| p.resize = 9),
+        ] {
+            let mut manifest = manifest();
+            change(manifest.preprocessing.as_mut().unwrap());
+            let error = NewBackbone::try_from(manifest).unwrap_err();
+            assert_eq!(error.path(), format!("preprocessing.{field}"));
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::model::{self, Model};
+use super::tensors;
 use crate::base::cancel::Cancel;
 use crate::engine::{Answer, Embedded, EngineError, Priority, Subject, Ticket};
 use crate::rpc::services::Shared;
@@ -15,7 +16,7 @@ enum Row {
     Embedding(Ticket<Result<Embedded, EngineError>>),
 }
 
-/// Runs `rows` on `model` and returns their values by row, then by output of the model.
+/// Runs `rows`, which came in `raw_input_contents` if `raw`, on `model` and returns their values by row, then by output of the model.
 ///
 /// As many rows run as there are workers and one more waits, so that no worker idles between two of
 /// them, yet one request never fills the queue. Dropping the future drops the rows that have not run.
@@ -26,8 +27,12 @@ pub async fn run(
     shared: &Shared,
     model: &Model,
     rows: Vec<Subject>,
+    raw: bool,
     deadline: Option<Instant>,
 ) -> Result<Vec<Vec<Vec<f32>>>, RpcError> {
+    let at = |row, error: EngineError| {
+        RpcError::from(error).with_picture_at(tensors::picture_field(row, raw))
+    };
     let at_once = shared.engine.statistics().workers + 1;
     let count = rows.len();
     let mut rows = rows.into_iter().peekable();
@@ -65,10 +70,6 @@ fn begin(
         let ticket = engine.predict(&model.target, row.clone(), cancel)?;
         Ok(Row::Answer(ticket, row))
     }
-}
-
-fn at(row: usize, error: EngineError) -> RpcError {
-    RpcError::from(error).with_picture_at(format!("inputs[0].contents[{row}]"))
 }
 
 impl Row {

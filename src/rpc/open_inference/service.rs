@@ -43,7 +43,7 @@ impl OpenInference {
 
         // By output, then by row.
         let mut outputs = vec![Vec::new(); signature.outputs.len()];
-        for values in rows::run(&self.shared, &model, subjects(input), deadline).await? {
+        for values in rows::run(&self.shared, &model, subjects(input), raw, deadline).await? {
             for (output, values) in outputs.iter_mut().zip(values) {
                 output.push(values);
             }

@@ -23,6 +23,16 @@ pub enum Input {
     Images(Vec<Bytes>),
 }
 
+/// Where the one input's values may stand.
+const RAW: &str = "raw_input_contents[0]";
+const PLAIN_VALUES: &str = "inputs[0].contents.fp32_contents";
+const PLAIN_IMAGES: &str = "inputs[0].contents.bytes_contents";
+
+/// The field in which the photograph of a row stands.
+pub fn picture_field(row: usize, raw: bool) -> String {
+    if raw { RAW.to_owned() } else { format!("{PLAIN_IMAGES}[{row}]") }
+}
+
 /// One output that the request wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -50,11 +60,10 @@ pub fn input(request: &mut ModelInferRequest, model: &Signature) -> Result<Input
     // A network whose own input is called `image` is told by the type.
     let images = tensor.name == IMAGE_INPUT && tensor.datatype == "BYTES";
     if images {
-        return images_input(tensor, raw).map(Input::Images).within("inputs[0]");
+        return images_input(tensor, raw).map(Input::Images);
     }
     if tensor.name == model.input {
-        let rows = values_input(tensor, raw, &model.row).within("inputs[0]")?;
-        return Ok(Input::Tensors(rows));
+        return values_input(tensor, raw, &model.row).map(Input::Tensors);
     }
     let problem = if tensor.name == IMAGE_INPUT {
         format!("must be BYTES for the input {IMAGE_INPUT:?}, not {:?}", tensor.datatype)
@@ -139,7 +148,7 @@ fn values_input(
 ) -> Result<Vec<Vec<f32>>, FieldError> {
     if tensor.datatype != "FP32" {
         let problem = format!("must be FP32, not {:?}", tensor.datatype);
-        return Err(FieldError::new("datatype", problem));
+        return Err(FieldError::new("inputs[0].datatype", problem));
     }
     let fits = tensor.shape.len() == 4
         && tensor.shape[1..]
@@ -149,17 +158,18 @@ fn values_input(
     if !fits {
         let [a, b, c] = row;
         let problem = format!("must be [rows, {a}, {b}, {c}], not {:?}", tensor.shape);
-        return Err(FieldError::new("shape", problem));
+        return Err(FieldError::new("inputs[0].shape", problem));
     }
     let rows = row_count(tensor.shape[0])?;
     let row_length = row.iter().product::<usize>();
+    let field = if raw.is_some() { RAW } else { PLAIN_VALUES };
     let values = match raw {
         Some(raw) => raw_values(&raw, rows * row_length),
         None => plain_values(tensor.contents, rows * row_length),
     }?;
     if let Some(position) = values.iter().position(|value| !value.is_finite()) {
         let problem = format!("value {position} is {}; only finite numbers", values[position]);
-        return Err(FieldError::new("contents", problem));
+        return Err(FieldError::new(field, problem));
     }
     Ok(values.chunks_exact(row_length).map(<[f32]>::to_vec).collect())
 }
@@ -168,7 +178,7 @@ fn raw_values(raw: &[u8], count: usize) -> Result<Vec<f32>, FieldError> {
     let (values, rest) = raw.as_chunks::<4>();
     if values.len() != count || !rest.is_empty() {
         let problem = format!("must have {} bytes as the shape says, not {}", 4 * count, raw.len());
-        return Err(FieldError::new("raw", problem));
+        return Err(FieldError::new(RAW, problem));
     }
     Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
@@ -180,7 +190,7 @@ fn plain_values(
     let values = contents.unwrap_or_default().fp32_contents;
     if values.len() != count {
         let problem = format!("must have {count} values as the shape says, not {}", values.len());
-        return Err(FieldError::new("contents.fp32_contents", problem));
+        return Err(FieldError::new(PLAIN_VALUES, problem));
     }
     Ok(values)
 }
@@ -188,7 +198,7 @@ fn plain_values(
 fn images_input(tensor: InferInputTensor, raw: Option<Bytes>) -> Result<Vec<Bytes>, FieldError> {
     let &[rows] = tensor.shape.as_slice() else {
         let problem = format!("must be [images], not {:?}", tensor.shape);
-        return Err(FieldError::new("shape", problem));
+        return Err(FieldError::new("inputs[0].shape", problem));
     };
     let rows = row_count(rows)?;
     let images = match raw {
@@ -197,7 +207,7 @@ fn images_input(tensor: InferInputTensor, raw: Option<Bytes>) -> Result<Vec<Byte
     };
     if images.len() != rows {
         let problem = format!("must have {rows} elements as the shape says, not {}", images.len());
-        return Err(FieldError::new("contents.bytes_contents", problem));
+        return Err(FieldError::new(PLAIN_IMAGES, problem));
     }
     Ok(images)
 }
@@ -207,14 +217,14 @@ fn row_count(rows: i64) -> Result<usize, FieldError> {
         Ok(rows) if (1..=MAXIMUM_ROWS).contains(&rows) => Ok(rows),
         _ => {
             let problem = format!("must have 1 to {MAXIMUM_ROWS} rows a request, not {rows}");
-            Err(FieldError::new("shape", problem))
+            Err(FieldError::new("inputs[0].shape", problem))
         }
     }
 }
 
 /// Splits raw BYTES elements, each with its length in four little-endian bytes before it.
 fn split_elements(mut raw: Bytes, count: usize) -> Result<Vec<Bytes>, FieldError> {
-    let broken = |problem: String| FieldError::new("raw", problem);
+    let broken = |problem: String| FieldError::new(RAW, problem);
     let mut elements = Vec::with_capacity(count);
     while raw.has_remaining() {
         if elements.len() == count {
@@ -386,22 +396,28 @@ mod tests {
             (with_values(&[-1, 3, 2, 2], twelve.clone()), "inputs[0].shape: must have 1 to 64"),
             (with_values(&[i64::MAX, 3, 2, 2], vec![]), "inputs[0].shape: must have 1 to 64"),
             (with_values(&[2, 3, 2, 2], twelve), "inputs[0].contents.fp32_contents: must have 24"),
-            (with_values(&[1, 3, 2, 2], not_finite), "inputs[0].contents: value 5 is NaN"),
+            (with_values(&[1, 3, 2, 2], not_finite), "inputs[0].contents.fp32_contents: value 5"),
             (both, "raw_input_contents: must be empty"),
             (
                 with_raw(request("input", "FP32", &[1, 3, 2, 2]), &[0; 47]),
-                "inputs[0].raw: must have 48 bytes",
+                "raw_input_contents[0]: must have 48 bytes",
             ),
-            (with_raw(request("image", "BYTES", &[1]), &[9, 0, 0]), "inputs[0].raw: ends within"),
+            (
+                with_raw(request("image", "BYTES", &[1]), &[9, 0, 0]),
+                "raw_input_contents[0]: ends within",
+            ),
             (
                 with_raw(request("image", "BYTES", &[1]), &[9, 0, 0, 0, 1]),
-                "inputs[0].raw: element 0 has 9 bytes, only 1",
+                "raw_input_contents[0]: element 0 has 9 bytes, only 1",
             ),
             (
                 with_raw(request("image", "BYTES", &[1]), &[0; 5]),
-                "inputs[0].raw: has 1 bytes after",
+                "raw_input_contents[0]: has 1 bytes after",
             ),
-            (with_raw(request("image", "BYTES", &[2]), &[0; 4]), "inputs[0].raw: has 1 elements"),
+            (
+                with_raw(request("image", "BYTES", &[2]), &[0; 4]),
+                "raw_input_contents[0]: has 1 elements",
+            ),
             (request("image", "BYTES", &[1, 1]), "inputs[0].shape: must be [images]"),
             (request("image", "BYTES", &[65]), "inputs[0].shape: must have 1 to 64"),
         ];

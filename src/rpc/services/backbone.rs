@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use super::blocking::blocking;
-use crate::backbones::{NewBackbone, abilities};
+use crate::backbones::NewBackbone;
 use crate::base::name::Name;
 use crate::engine::{BackboneKeeper, EngineError, KeeperError, KeptBackbone, Target};
 use crate::proto::graft::backbone_service_server::BackboneService;
@@ -43,13 +43,13 @@ impl BackboneManager {
     }
 
     /// The id of the backbone that answers a request that names nothing.
-    fn default_id(&self) -> Option<Name> {
-        let found = self.shared.engine.snapshot().resolve(&Target::Default).ok();
-        found.map(|by| by.backbone.name.clone())
+    fn default_id(&self) -> Result<Name, EngineError> {
+        let found = self.shared.engine.snapshot().resolve(&Target::Default)?;
+        Ok(found.backbone.name.clone())
     }
 
     fn described(&self, kept: &KeptBackbone) -> Backbone {
-        backbone::described(kept, self.default_id().as_ref().map(AsRef::as_ref))
+        backbone::described(kept, self.default_id().ok().as_ref().map(AsRef::as_ref))
     }
 
     /// Does on the keeper what takes its time.
@@ -79,12 +79,25 @@ impl BackboneManager {
         let new = NewBackbone::try_from(manifest).within("manifest").map_err(RpcError::from)?;
         let place = Arc::clone(&self.uploads).try_acquire_owned();
         let place = place.map_err(|_| RpcError::TooManyUploads(UPLOADS))?;
-        let mut incoming = self.keep(|keeper| Ok(keeper.receive(MAXIMUM_MODEL_BYTES)?)).await?;
+        let mut received: u64 = 0;
+        let begin = {
+            let new = new.clone();
+            move |keeper: &BackboneKeeper| {
+                keeper.check_id(&new)?;
+                Ok(keeper.receive(MAXIMUM_MODEL_BYTES)?)
+            }
+        };
+        let mut incoming = self.keep(begin).await?;
         while let Some(part) = self.next_part(&mut parts).await? {
             let Part::Chunk(chunk) = part else {
                 let error = FieldError::new("manifest", "must come once, first");
                 return Err(RpcError::from(error).into());
             };
+            received += chunk.len() as u64;
+            if new.size_bytes.is_some_and(|announced| received > announced) {
+                let error = FieldError::new("manifest.size_bytes", "is less than what comes");
+                return Err(RpcError::from(error).into());
+            }
             let store = move || {
                 incoming.push(&chunk).map_err(KeeperError::from)?;
                 Ok(incoming)
@@ -130,16 +143,16 @@ impl BackboneService for BackboneManager {
     ) -> Result<Response<GetBackboneResponse>, Status> {
         let asked = request.into_inner().backbone;
         let default = self.default_id();
-        let id = match (asked.as_str(), &default) {
-            ("", Some(default)) => default.clone(),
-            ("", None) => return Err(RpcError::from(EngineError::NothingLoaded).into()),
-            (asked, _) => name("backbone", asked).map_err(RpcError::from)?,
+        let (id, default) = match (asked.as_str(), default) {
+            ("", Ok(default)) => (default.clone(), Some(default)),
+            ("", Err(error)) => return Err(RpcError::from(error).into()),
+            (asked, default) => (name("backbone", asked).map_err(RpcError::from)?, default.ok()),
         };
         let response = self.keep(move |keeper| {
             let kept = keeper.get(&id)?;
             let abilities = match &kept.live {
-                Some(live) => abilities(&live.network).map_err(KeeperError::from)?,
-                None => Vec::new(),
+                Some(live) => live.abilities().map_err(KeeperError::from)?,
+                None => Arc::default(),
             };
             Ok(backbone::in_full(&kept, default.as_ref().map(AsRef::as_ref), &abilities))
         });
