@@ -39,7 +39,7 @@ pub fn cascade(
     let names = if demand == Demand::InputGradient {
         Vec::new()
     } else {
-        spatial_layers(network, &intact.layers)?
+        spatial_layers(network, &intact.layers, judge.head.is_some())?
     };
     let logits = network.classifier().map(|classifier| classifier.logits);
     let embedding = network.embedding().tensor.clone();

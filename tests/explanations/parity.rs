@@ -4,10 +4,9 @@ use std::path::Path;
 
 use graftd::base::cancel::Cancel;
 use graftd::explain::{ClassSpec, Demand, Explainer, Judge, Method, Request, ScoreKind, explain};
-use graftd::heads::{Classifier, Head, Kind, Linear, Matrix, Transform};
 use serde_json::Value;
 
-use crate::{OWN, common, fixture, floats, named, run};
+use crate::{OWN, common, fixture, floats, head, named, run};
 
 /// Score-CAM runs these a thousand times a photograph: a test of its own, out of the daily ones.
 const SLOW: [&str; 2] = ["mobilenet-v2", "googlenet"];
@@ -114,12 +113,4 @@ fn the_closed_form_of_a_pooled_linear_head_equals_the_general_sweep() {
             assert!(error <= 1e-5, "{id} by head {by_head}: {error:.1e}");
         }
     }
-}
-
-/// A linear head of three classes with arbitrary weights.
-fn head(width: usize) -> Head {
-    let values = (0..3 * width).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 500.0).collect();
-    let linear = Linear::new(Matrix::new(3, width, values).unwrap(), vec![0.1, 0.0, -0.1]).unwrap();
-    let classes = ["a", "b", "c"].map(String::from).to_vec();
-    Head::new(Kind::Softmax, classes, Transform::default(), Classifier::Linear(linear)).unwrap()
 }
