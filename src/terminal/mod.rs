@@ -3,8 +3,10 @@
 
 mod confusion;
 mod inputs;
+mod overlays;
 pub mod print;
 pub mod sheet;
 
 pub use confusion::confusion_matrix;
 pub use inputs::{InputError, pictures, pictures_in};
+pub use overlays::{Overlays, strength};

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use crate::base::cancel::Cancel;
-use crate::engine::{Priority, Subject};
+use crate::engine::{Beside, Priority, Subject};
 use crate::proto::graft::inference_service_server::InferenceService;
 use crate::proto::graft::predict_stream_response::Result as Outcome;
 use crate::proto::graft::{
@@ -47,10 +47,7 @@ impl Inference {
             return self.answer_explained(request, deadline, arrived).await;
         }
         let Predict { subject, target, top_k } = request.try_into()?;
-        let encoded = match &subject {
-            Subject::Encoded(bytes) => Some(bytes.clone()),
-            Subject::Frame { .. } | Subject::Picture(_) | Subject::Tensor(_) => None,
-        };
+        let encoded = encoded(&subject);
         let cancel = Cancel::with_deadline(deadline);
         let ticket = self.shared.engine.predict(&target, subject, cancel)?;
         let answer = ticket.await??;
@@ -71,15 +68,18 @@ impl Inference {
         let wanted: Explain =
             request.explain.take().unwrap_or_default().try_into().within("explain")?;
         let Predict { subject, target, top_k } = request.try_into()?;
+        let encoded = encoded(&subject);
         let cancel = Cancel::with_deadline(deadline);
-        // A map that costs next to nothing comes as quickly as the prediction.
-        let cheap = wanted.options.is_cheap();
-        let priority = if cheap { Priority::Foreground } else { Priority::Background };
         let options = wanted.options.clone();
-        let ticket = self.shared.engine.explain(priority, &target, subject, options, cancel)?;
-        let explained = ticket.await??;
+        let (engine, beside) = (&self.shared.engine, Beside::OwnPrediction);
+        let explain = async { engine.explain(beside, &target, subject, options, cancel)?.await? };
+        let at_explain = |error| RpcError::from(error).with_options_at("explain");
+        let explained = explain.await.map_err(at_explain)?;
         let answer = &explained.answer;
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
+        if let Some(encoded) = encoded {
+            self.shared.learning.capture(answer, &encoded);
+        }
         let mut response = predict_response(answer, top_k, arrived);
         response.explanation = Some(explanation::explanation(&explained, &wanted)?);
         if let Some(timings) = &mut response.timings {
@@ -99,7 +99,7 @@ impl Inference {
         let answer = async {
             check_length("correlation_id", &correlation_id, MAXIMUM_CORRELATION_ID)?;
             let request = request.required("request")?;
-            self.answer(request, deadline).await.map_err(within_request)
+            self.answer(request, deadline).await.map_err(|error| error.within("request"))
         };
         let result = match answer.await {
             Ok(response) => Outcome::Response(response),
@@ -163,15 +163,10 @@ impl InferenceService for Inference {
     }
 }
 
-/// Errors of the request that stands in a stream item's field `request`.
-fn within_request(error: RpcError) -> RpcError {
-    match error {
-        RpcError::Field(error) => error.within("request").into(),
-        other @ (RpcError::Engine { .. }
-        | RpcError::Learning { .. }
-        | RpcError::Keeper(_)
-        | RpcError::TooManyUploads(_)
-        | RpcError::Silent(_)
-        | RpcError::NotYet(_)) => other.with_picture_at("request.image"),
+/// The file that a picture came as, which may be captured for learning.
+fn encoded(subject: &Subject) -> Option<bytes::Bytes> {
+    match subject {
+        Subject::Encoded(bytes) => Some(bytes.clone()),
+        Subject::Frame { .. } | Subject::Picture(_) | Subject::Tensor(_) => None,
     }
 }
