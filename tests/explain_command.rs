@@ -55,6 +55,8 @@ fn explain_prints_one_object_an_image_and_a_failure_in_its_place() {
     assert_eq!(objects.len(), 3);
     assert!(objects[1]["error"]["code"].is_string() && objects[1]["image"].is_string());
     assert_eq!(objects[0]["map"], objects[2]["map"]);
+    let most = numbers(&objects[0]["raw"]).into_iter().fold(0.0_f64, f64::max);
+    assert_eq!(objects[0]["has_positive_evidence"], most > 0.0);
     let keys: Vec<&str> = objects[0].as_object().unwrap().keys().map(String::as_str).collect();
     let contract = ["image", "backbone", "layer", "method", "class", "height", "width"];
     assert_eq!(keys[..7], contract);
@@ -73,8 +75,40 @@ fn explain_prints_one_object_an_image_and_a_failure_in_its_place() {
     if most > 0.0 {
         assert_eq!(numbers(&found["box"]).len(), 4);
     }
-    let drawn = std::fs::read(overlay.join("baseline.png")).unwrap();
-    assert!(drawn.starts_with(b"\x89PNG"));
+    for name in ["baseline.png", "baseline-2.png"] {
+        let drawn = std::fs::read(overlay.join(name)).unwrap();
+        assert!(drawn.starts_with(b"\x89PNG"), "{name}");
+    }
+    // A file in whose place there is a folder fails alone.
+    std::fs::create_dir(overlay.join("grey.png")).unwrap();
+    let other = reference("pixels/grey.jpg");
+    let images = ["explain", other.to_str().unwrap(), good];
+    let output = graftd(state.path(), &[&images[..], &flags[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let objects = self::objects(&output);
+    assert!(objects[0]["error"]["message"].as_str().unwrap().contains("cannot write"));
+    assert!(objects[1]["map"].is_array());
+    for (flag, value) in [("--overlay", "o.gif"), ("--strength", "7")] {
+        let output = graftd(state.path(), &["explain", good, flag, value]);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{flag} {value}");
+    }
+}
+
+#[test]
+fn a_person_is_told_which_evidence_was_looked_for() {
+    let state = state();
+    let photograph = reference("pixels/baseline.jpg");
+    let of = |evidence: &str| {
+        let explain = ["explain", photograph.to_str().unwrap(), "--class", "1"];
+        let output = graftd(state.path(), &[&explain[..], &["--evidence", evidence]].concat());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (evidence_for, against) = (of("for"), of("against"));
+    assert!(
+        evidence_for.contains("looked at") || evidence_for.contains("speaks for it"),
+        "{evidence_for}"
+    );
+    assert!(against.contains("against it"), "{against}");
 }
 
 #[test]
@@ -157,6 +191,15 @@ fn an_explanation_is_scored_and_held_against_boxes_and_a_network_that_has_forgot
         assert!(!stage["node"].as_str().unwrap().is_empty());
         assert!((-1.0..=1.0).contains(&stage["rank_correlation"].as_f64().unwrap()));
     }
+    let verdict = &found["sanity_verdict"];
+    assert_eq!(verdict["threshold"], 0.5);
+    let last = stages.last().unwrap()["rank_correlation"].as_f64().unwrap();
+    assert_eq!(verdict["rank_correlation"], last);
+    assert_eq!(verdict["changed"], last.abs() <= 0.5);
+    let fewer = [&explain[..], &["--json", "--sanity-stages", "2"]].concat();
+    let fewer = &objects(&graftd(state.path(), &fewer))[0]["sanity"];
+    assert_eq!(fewer.as_array().unwrap().len(), 2);
+    assert_eq!(fewer[0], stages[0]);
 
     let output = graftd(state.path(), &explain);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -164,6 +207,9 @@ fn an_explanation_is_scored_and_held_against_boxes_and_a_network_that_has_forgot
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(text.contains("pointing game: 2 of 2; mean energy inside the boxes 1.00"), "{text}");
+    assert!(text.contains("over the middle that --resize crop keeps"), "{text}");
+    assert!(text.contains("the map ") && text.contains("at most 0.50"), "{text}");
+    assert!(text.contains("mean of 2 images: insertion 0."), "{text}");
 }
 
 #[test]
@@ -200,6 +246,9 @@ fn audit_prints_one_object_a_folder_and_writes_a_sheet_that_needs_no_other_file(
     assert!(objects[2]["outside_energy"].is_null(), "no boxes are known");
     assert!((0.0..=1.0).contains(&objects[1]["border_energy"].as_f64().unwrap()));
     assert_eq!(objects[1]["deviating"].as_array().unwrap().len(), 2);
+    let cells = objects[1]["height"].as_u64().unwrap() * objects[1]["width"].as_u64().unwrap();
+    assert_eq!(numbers(&objects[1]["mean_map"]).len() as u64, cells);
+    assert_eq!(objects[1]["explained_as_top_class"], 0);
     let page = std::fs::read_to_string(&sheet).unwrap();
     let count = |what: &str| page.matches(what).count();
     assert_eq!((count("<h2>"), count("data:image/bmp"), count("data:image/jpeg")), (2, 2, 4));
@@ -207,6 +256,22 @@ fn audit_prints_one_object_a_folder_and_writes_a_sheet_that_needs_no_other_file(
     for tile in ["baseline.jpg: ant (like", "grey.jpg: ant (like", "subsampled.jpg: bee (like"] {
         assert!(page.contains(tile), "the class of its folder is explained: {tile}");
     }
+}
+
+#[test]
+fn audit_tells_how_many_were_explained_as_the_most_probable_class_for_want_of_their_own() {
+    let state = state();
+    let folder = state.path().join("unicorn");
+    std::fs::create_dir(&folder).unwrap();
+    for picture in ["baseline.jpg", "grey.jpg"] {
+        std::fs::copy(reference("pixels").join(picture), folder.join(picture)).unwrap();
+    }
+    let audit = ["audit", folder.to_str().unwrap()];
+    let output = graftd(state.path(), &[&audit[..], &["--json"]].concat());
+    assert_eq!(objects(&output)[0]["explained_as_top_class"], 2);
+    let output = graftd(state.path(), &audit);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("so 2 explained as what the network takes them for"), "{text}");
 }
 
 #[test]
@@ -221,6 +286,8 @@ fn what_cannot_be_explained_is_said_in_the_images_place() {
         (["--layer", "nowhere"], "NOT_FOUND", "nowhere"),
         (["--layer", "features"], "INVALID_ARGUMENT", "not spatial"),
         (["--samples", "1000000"], "INVALID_ARGUMENT", "1000"),
+        (["--box-threshold", "0"], "INVALID_ARGUMENT", "above 0 up to 1"),
+        (["--class", "99999999999999999999999"], "INVALID_ARGUMENT", "out of range"),
     ] {
         let output = graftd(state.path(), &[&explain[..], &flags[..]].concat());
         assert_eq!(output.status.code(), Some(1), "{flags:?}");

@@ -128,11 +128,46 @@ async fn a_dataset_is_audited_in_a_table_in_json_and_on_a_contact_sheet() {
     let found: Vec<Value> = objects(&output).iter().map(of).collect();
     assert_eq!(found, [json!(["ant", 2, 0]), json!(["bee", 2, 0]), json!(["unicorn", 0, 1])]);
     assert_eq!(objects(&output)[0]["deviating"].as_array().unwrap().len(), 2);
+    let side = |name: &str| objects(&output)[0][name].as_u64().unwrap() as usize;
+    let cells = objects(&output)[0]["mean_map"].as_array().unwrap().len();
+    assert_eq!(cells, side("height") * side("width"));
 
     let output = graftctl(&daemon, &["audit", "--dataset", "nothing"]).await;
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(message.contains("nothing"), "{message}");
+}
+
+#[tokio::test]
+async fn a_difference_is_explained_with_both_its_classes_and_overlays_keep_apart() {
+    let daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.d");
+    std::fs::create_dir(&out).unwrap();
+    let mut pictures = Vec::new();
+    for parent in ["a", "b"] {
+        std::fs::create_dir(folder.path().join(parent)).unwrap();
+        let picture = folder.path().join(parent).join("x.jpg");
+        std::fs::write(&picture, photograph()).unwrap();
+        pictures.push(picture.display().to_string());
+    }
+    let explain = ["explain", &pictures[0], &pictures[1], "--class", "0-1"];
+    let overlay = ["--overlay", out.to_str().unwrap()];
+    let output = graftctl(&daemon, &[&explain[..], &overlay[..]].concat()).await;
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output).contains("ant rather than bee"), "{}", text(&output));
+    for name in ["x.png", "x-2.png"] {
+        assert!(std::fs::read(out.join(name)).unwrap().starts_with(b"\x89PNG"), "{name}");
+    }
+    let output = graftctl(&daemon, &[&explain[..], &["--json"]].concat()).await;
+    for found in objects(&output) {
+        let most = found["raw"].as_array().unwrap().iter().filter_map(Value::as_f64);
+        let most = most.fold(0.0_f64, f64::max);
+        assert_eq!(found["has_positive_evidence"], most > 0.0);
+        assert_eq!(found["peak"].is_array() && found["box_energy"].is_number(), most > 0.0);
+    }
+    let gif = ["explain", &pictures[0], "--overlay", "o.gif"];
+    assert_eq!(graftctl(&daemon, &gif).await.status.code(), Some(1));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `graftd audit`: does the network look at the objects or at their backgrounds?
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,10 +65,14 @@ impl Audit {
             }
             options
         };
+        let mut fell_back: BTreeMap<String, usize> = BTreeMap::new();
         run_all(&engine, images, with_class, |image, explained| {
             match explained {
                 Ok(explained) => {
                     let class = self.class_of(image);
+                    if options.request.class == ClassSpec::Top && !judge.knows(&class) {
+                        *fell_back.entry(class.clone()).or_default() += 1;
+                    }
                     let look = look(image, &explained, known.of(image))?;
                     if self.out.is_some() {
                         tiles.insert(look.image.clone(), tile(image, &explained)?);
@@ -84,7 +88,7 @@ impl Audit {
         })?;
         let classes = findings.finish();
         for class in &classes {
-            self.print(class);
+            self.print(class, fell_back.get(&class.class).copied().unwrap_or(0));
         }
         if let Some(file) = &self.out {
             let title = format!("What the network looks at in {}", self.folder.display());
@@ -106,7 +110,8 @@ impl Audit {
         class.unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    fn print(&self, class: &ClassAudit) {
+    /// `by_top` of the images were explained as what the network takes them for.
+    fn print(&self, class: &ClassAudit, by_top: usize) {
         let worst: Vec<&str> =
             class.deviations.iter().take(3).map(|deviation| deviation.image.as_str()).collect();
         if self.json {
@@ -117,6 +122,10 @@ impl Audit {
                 "border_energy": class.border_energy,
                 "outside_energy": class.outside_energy,
                 "deviating": worst,
+                "explained_as_top_class": by_top,
+                "height": GRID,
+                "width": GRID,
+                "mean_map": class.mean_map,
             });
             print::json(&object);
             return;
@@ -124,9 +133,15 @@ impl Audit {
         let outside = class.outside_energy.map_or_else(String::new, |share| {
             format!(", {:.0} % outside the boxes", 100.0 * share)
         });
+        let top = match by_top {
+            0 => String::new(),
+            count => format!(
+                "; no class of that name, so {count} explained as what the network takes them for"
+            ),
+        };
         print::line(format_args!(
             "{:<24} {:>4} images, {} without evidence, {:.0} % of the energy at the border{outside}; \
-             look at {}",
+             look at {}{top}",
             class.class,
             class.images,
             class.without_evidence,

@@ -1,28 +1,27 @@
 //! `graftd explain`: where the network looked, without a daemon.
 
+mod report;
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
 
+use self::report::{Shown, Tally};
 use super::answering::Answering;
 use super::{CliError, Global, Outcome, boxes, output};
 use crate::base::atomic;
 use crate::base::cancel::Cancel;
-use crate::client::ClientError;
+use crate::client::{ClientError, ErrorKind};
 use crate::engine::{
-    Engine, EngineError, ExplainOptions, Explained, Priority, Subject, Target, Ticket,
+    Beside, Engine, EngineError, ExplainOptions, Explained, Subject, Target, Ticket,
 };
 use crate::explain::{self, ClassSpec, Method, Request, SmoothGrad, sanity};
 use crate::grad::{State, TABLE};
 use crate::rpc;
-use crate::terminal;
-use crate::terminal::print;
-use crate::vision::{
-    BoundingBox, ColorMap, DEFAULT_STRENGTH, HeatMap, ImageFormat, encode, overlay,
-};
+use crate::terminal::{self, Overlays, print};
+use crate::vision::{ColorMap, DEFAULT_STRENGTH, HeatMap, ImageFormat, encode, overlay};
 
 /// Say where the network looked.
 #[derive(Args, Debug)]
@@ -34,14 +33,15 @@ pub(crate) struct Explain {
     answering: Answering,
     #[command(flatten)]
     pub(super) choice: Choice,
-    /// Write the photograph with the map over it, as .png or .jpg; a folder for several images.
+    /// Write the photograph with the map over it, as .png or .jpg; a folder for several images, where
+    /// those of one name are numbered.
     #[arg(long, value_name = "FILE")]
     overlay: Option<PathBuf>,
     /// Colours of the overlay: jet, turbo, viridis, inferno, magma or grey.
     #[arg(long, default_value = "jet")]
     colors: ColorMap,
     /// The map's share of the overlay's colour, 0 to 1.
-    #[arg(long, default_value_t = DEFAULT_STRENGTH)]
+    #[arg(long, default_value_t = DEFAULT_STRENGTH, value_parser = terminal::strength)]
     strength: f32,
     /// Measure the explanation: insertion and deletion curves, average drop and, with --boxes, the
     /// pointing game and the energy inside. About a hundred more runs an image.
@@ -50,10 +50,14 @@ pub(crate) struct Explain {
     /// Where the objects are: a JSON list of {"file", "boxes": [[x0, y0, x1, y1], ...]}.
     #[arg(long, value_name = "FILE")]
     boxes: Option<PathBuf>,
-    /// Shuffle the weights from the classifier downwards and print how little the map stays the
-    /// same (Adebayo et al. 2018).
+    /// Shuffle the weights of the head or the classifier, then of one layer more at a time down to the
+    /// picture, and print how little the map stays the same (Adebayo et al. 2018).
     #[arg(long)]
     sanity: bool,
+    /// At most so many stages of --sanity, 2 at least: several layers are shuffled at each after the
+    /// first. Default: one a layer.
+    #[arg(long, value_name = "N", requires = "sanity", value_parser = clap::value_parser!(u32).range(2..))]
+    sanity_stages: Option<u32>,
     /// Print the table of gradient rules and do nothing else.
     #[arg(long)]
     rules: bool,
@@ -70,7 +74,8 @@ pub(crate) struct Choice {
     /// the most probable one.
     #[arg(long, default_value = "", value_parser = class)]
     class: ClassSpec,
-    /// A spatial layer by its ONNX tensor name; the maps of several are averaged. Default: the last.
+    /// A spatial layer by its ONNX tensor name; the maps of several are averaged. Default: the last on
+    /// which the score depends.
     #[arg(long = "layer", value_name = "NAME")]
     layers: Vec<String>,
     /// grad-cam, grad-cam++, hires-cam, xgrad-cam, layer-cam, eigen-cam, score-cam, ablation-cam,
@@ -194,10 +199,8 @@ pub(super) fn run_all(
 fn submit(engine: &Arc<Engine>, image: &Path, options: ExplainOptions) -> Waiting {
     let bytes = std::fs::read(image).map_err(|error| output::unreadable(image, &error))?;
     let subject = Subject::Encoded(bytes.into());
-    // Nobody else waits for these workers.
-    let priority = Priority::Foreground;
     engine
-        .explain(priority, &Target::Default, subject, options, Cancel::default())
+        .explain(Beside::Nobody, &Target::Default, subject, options, Cancel::default())
         .map_err(|error| rpc::failure(error).into())
 }
 
@@ -209,14 +212,9 @@ impl Explain {
             return Ok(Outcome::Complete);
         }
         let images = terminal::pictures(&self.images)?;
-        if images.len() > 1
-            && let Some(folder) = &self.overlay
-        {
-            std::fs::read_dir(folder).map_err(|_| {
-                let folder = folder.display();
-                CliError::Other(format!("--overlay {folder} must be a folder for several images"))
-            })?;
-        }
+        let overlays = |target: &PathBuf| Overlays::new(target, images.len());
+        let mut overlays =
+            self.overlay.as_ref().map(overlays).transpose().map_err(CliError::Other)?;
         let known = self.boxes.as_deref().map(boxes::read).transpose()?.unwrap_or_default();
         let engine = Arc::new(self.answering.engine(global, workers())?);
         let options = |image: &Path| ExplainOptions {
@@ -227,12 +225,26 @@ impl Explain {
         let mut tally = Tally::default();
         let mut outcome = Outcome::Complete;
         run_all(&engine, images, options, |image, explained| {
-            match explained {
-                Ok(explained) => self.show(image, &explained, known.of(image), &mut tally)?,
-                Err(error) => {
-                    outcome = Outcome::SomeFailed;
-                    output::print_failure(image, &error, self.json);
+            let shown = explained.and_then(|explained| {
+                let shown = Shown {
+                    image,
+                    explained: &explained,
+                    cascade: self.sanity.then(|| self.shuffle(&explained)).transpose()?,
+                };
+                if let Some(overlays) = &mut overlays {
+                    self.write_overlay(&overlays.file(image), &explained)?;
                 }
+                if self.json {
+                    print::json(&shown.object());
+                } else {
+                    tally.add(&explained);
+                    shown.print();
+                }
+                Ok(())
+            });
+            if let Err(error) = shown {
+                outcome = Outcome::SomeFailed;
+                output::print_failure(image, &error, self.json);
             }
             Ok(())
         })?;
@@ -242,69 +254,31 @@ impl Explain {
         Ok(outcome)
     }
 
-    fn show(
-        &self,
-        image: &Path,
-        explained: &Explained,
-        boxes: &[BoundingBox],
-        tally: &mut Tally,
-    ) -> Result<(), CliError> {
-        if let Some(target) = &self.overlay {
-            self.write_overlay(target, image, explained)?;
-        }
-        let inside = (!boxes.is_empty()).then(|| {
-            let truth = explain::quality::Truth { boxes, placement: &explained.placement };
-            let energy = explained.explanation.map.energy_inside(boxes, &explained.placement);
-            (truth.is_hit(&explained.explanation), energy.unwrap_or(0.0))
-        });
-        let stages = if self.sanity { self.shuffle(explained)? } else { Vec::new() };
-        if self.json {
-            print::json(&object(image, explained, inside, &stages));
-        } else {
-            tally.add(inside);
-            print_text(image, explained, inside);
-            for stage in stages {
-                print::line(format_args!(
-                    "  shuffled down to {}: rank correlation {:.3}",
-                    stage.node, stage.correlation
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn shuffle(&self, explained: &Explained) -> Result<Vec<sanity::Stage>, CliError> {
+    fn shuffle(&self, explained: &Explained) -> Result<sanity::Cascade, ClientError> {
         let backbone = &explained.answer.by.backbone;
         let picture = explained.picture.as_deref();
         let mut input = vec![0.0; backbone.preprocessing.tensor_len()];
         if let Some(picture) = picture {
             let layout = backbone.network.input().layout;
             crate::vision::preprocess(picture, &backbone.preprocessing, layout, &mut input)
-                .map_err(EngineError::from)?;
+                .map_err(|error| rpc::failure(EngineError::from(error)))?;
         }
         let head = explained.answer.by.head.as_deref().map(|live| &live.head);
         let judge = explain::Judge { head, labels: &[] };
         let (network, intact) = (&backbone.network, &explained.explanation);
         let request = self.choice.options().request;
-        let stages = sanity::cascade(network, &input, &judge, intact, &request, &Cancel::default());
-        Ok(stages.map_err(EngineError::from)?)
+        let (most, cancel) = (self.sanity_stages.map(|most| most as usize), Cancel::default());
+        let cascade = sanity::cascade(network, &input, &judge, intact, &request, most, &cancel);
+        Ok(cascade.map_err(|error| rpc::failure(EngineError::from(error)))?)
     }
 
-    fn write_overlay(
-        &self,
-        target: &Path,
-        image: &Path,
-        explained: &Explained,
-    ) -> Result<(), CliError> {
-        let file = if target.is_dir() {
-            let name = image.file_stem().unwrap_or(image.as_os_str());
-            target.join(name).with_extension("png")
-        } else {
-            target.to_path_buf()
-        };
-        let bytes = draw(explained, self.colors, self.strength, &file)?;
-        atomic::write(&file, &bytes)
-            .map_err(|error| CliError::Other(format!("cannot write {}: {error}", file.display())))
+    fn write_overlay(&self, file: &Path, explained: &Explained) -> Result<(), ClientError> {
+        let bytes = draw(explained, self.colors, self.strength, file)
+            .map_err(|error| ClientError::local(ErrorKind::Internal, error.to_string()))?;
+        atomic::write(file, &bytes).map_err(|error| {
+            let message = format!("cannot write {}: {error}", file.display());
+            ClientError::local(ErrorKind::FailedPrecondition, message)
+        })
     }
 }
 
@@ -326,131 +300,6 @@ pub(super) fn draw(
         .and_then(|heat| overlay(picture, &heat, &explained.placement, colors, strength))
         .and_then(|picture| encode(&picture, format));
     Ok(drawn.map_err(EngineError::from)?)
-}
-
-/// The command contract's object, and after it what the options add.
-fn object(
-    image: &Path,
-    explained: &Explained,
-    inside: Option<(bool, f32)>,
-    stages: &[sanity::Stage],
-) -> Value {
-    let Explained { answer, explanation, labels, placement, .. } = explained;
-    let score = explanation.score;
-    let on_picture = explanation.region.map(|region| placement.box_to_picture(region.bounds));
-    let mut timings = output::timings(&answer.timings);
-    timings["explain"] = json!(terminal::milliseconds(explained.elapsed.as_secs_f64() * 1e3));
-    let mut object = json!({
-        "image": image.to_string_lossy(),
-        "backbone": answer.by.backbone.name.as_str(),
-        "layer": explanation.layers.join("+"),
-        "method": explanation.method.name(),
-        "class": { "index": score.class, "label": labels.0 },
-        "height": explanation.map.height,
-        "width": explanation.map.width,
-        "map": explanation.map.values,
-        "raw": explanation.map.raw,
-        "box": on_picture.map(|b| [b.x0, b.y0, b.x1, b.y1]),
-        "timings_ms": timings,
-    });
-    if let Some(head) = &answer.by.head {
-        object["head"] = json!(head.name.as_str());
-    }
-    if let Some(index) = score.against {
-        object["against"] = json!({ "index": index, "label": labels.1 });
-    }
-    if let Some(region) = explanation.region {
-        let (x, y) = placement.to_picture(region.peak.0.into(), region.peak.1.into());
-        object["peak"] = json!([x, y]);
-        object["box_energy"] = json!(region.energy);
-    }
-    if let Some((hit, energy)) = inside {
-        object["peak_in_box"] = json!(hit);
-        object["energy_in_boxes"] = json!(energy);
-    }
-    if let Some(quality) = &explained.quality {
-        object["quality"] = json!({
-            "insertion": quality.insertion,
-            "deletion": quality.deletion,
-            "average_drop": quality.average_drop,
-            "insertion_curve": quality.insertion_curve,
-            "deletion_curve": quality.deletion_curve,
-        });
-    }
-    if !stages.is_empty() {
-        let stage = |stage: &sanity::Stage| json!({ "node": stage.node, "rank_correlation": stage.correlation });
-        object["sanity"] = stages.iter().map(stage).collect();
-    }
-    object
-}
-
-fn print_text(image: &Path, explained: &Explained, inside: Option<(bool, f32)>) {
-    let Explained { explanation, labels, placement, .. } = explained;
-    let name = |index: usize, label: &str| match label {
-        "" => format!("class {index}"),
-        label => label.to_owned(),
-    };
-    let mut class = name(explanation.score.class, &labels.0);
-    if let (Some(index), Some(label)) = (explanation.score.against, &labels.1) {
-        class += &format!(" rather than {}", name(index, label));
-    }
-    let place = match explanation.region {
-        Some(region) => {
-            let found = placement.box_to_picture(region.bounds);
-            format!(
-                "looked at x {:.0} to {:.0}, y {:.0} to {:.0} ({:.0} % of the evidence)",
-                found.x0,
-                found.x1,
-                found.y0,
-                found.y1,
-                100.0 * region.energy
-            )
-        }
-        None => "nothing in the picture speaks for it; the map is zero".to_owned(),
-    };
-    print::line(format_args!("{}  {class}: {place}", image.display()));
-    if let Some((hit, energy)) = inside {
-        let hit = if hit { "inside" } else { "outside" };
-        print::line(format_args!(
-            "  peak {hit} the true boxes, {:.0} % of the energy inside",
-            100.0 * energy
-        ));
-    }
-    if let Some(quality) = &explained.quality {
-        print::line(format_args!(
-            "  insertion {:.3}, deletion {:.3}, average drop {:.3}",
-            quality.insertion, quality.deletion, quality.average_drop
-        ));
-    }
-}
-
-/// Sums over images with true boxes.
-#[derive(Default)]
-struct Tally {
-    images: usize,
-    hits: usize,
-    energy: f32,
-}
-
-impl Tally {
-    fn add(&mut self, inside: Option<(bool, f32)>) {
-        if let Some((hit, energy)) = inside {
-            self.images += 1;
-            self.hits += usize::from(hit);
-            self.energy += energy;
-        }
-    }
-
-    fn print(&self) {
-        if self.images > 1 {
-            print::line(format_args!(
-                "pointing game: {} of {}; mean energy inside the boxes {:.2} (map enlarged to the input)",
-                self.hits,
-                self.images,
-                self.energy / self.images as f32
-            ));
-        }
-    }
 }
 
 fn print_rules() {

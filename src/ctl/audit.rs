@@ -184,6 +184,9 @@ fn object(class: &ClassAudit) -> Value {
         "failure": class.failure,
         "border_energy": class.border_energy,
         "deviating": class.deviating_samples,
+        "height": class.height,
+        "width": class.width,
+        "mean_map": class.mean_map,
     })
 }
 

@@ -31,6 +31,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The picture files that the names stand for.
+    pub fn files(&self) -> Result<Vec<PathBuf>, ClientError> {
+        terminal::pictures(&self.pictures)
+            .map_err(|error| ClientError::local(ErrorKind::InvalidArgument, error.to_string()))
+    }
+
     /// Calls `call` for every picture, at most `concurrency` at a time, and `show` with every answer
     /// in the order of the pictures. Failures are reported as they come; the rest goes on.
     pub async fn run<T, F>(
@@ -43,8 +49,7 @@ impl Batch {
         T: Send + 'static,
         F: Future<Output = Result<T, ClientError>> + Send + 'static,
     {
-        let pictures = terminal::pictures(&self.pictures)
-            .map_err(|error| ClientError::local(ErrorKind::InvalidArgument, error.to_string()))?;
+        let pictures = self.files()?;
         let bar = progress_bar(pictures.len() as u64, "pictures");
         let mut waiting = pictures.into_iter();
         let mut running: VecDeque<(PathBuf, JoinHandle<Result<T, ClientError>>)> = VecDeque::new();

@@ -13,6 +13,7 @@ use crate::client::messages::{
     OverlayFormat, OverlayOptions,
 };
 use crate::client::{Client, ClientError, ErrorKind};
+use crate::terminal::Overlays;
 
 #[derive(Args, Debug)]
 pub struct Explain {
@@ -26,14 +27,14 @@ pub struct Explain {
     #[command(flatten)]
     how: How,
     /// Where to write the photograph with the map laid over it (.png or .jpg); with several pictures, a
-    /// folder.
+    /// folder, where those of one name are numbered.
     #[arg(long, value_name = "FILE")]
     overlay: Option<PathBuf>,
     /// Colours of the overlay.
     #[arg(long, value_enum, default_value_t = Colors::Jet)]
     colors: Colors,
     /// The map's share of the overlay's colour, 0 to 1. Default: 0.4.
-    #[arg(long)]
+    #[arg(long, value_parser = crate::terminal::strength)]
     strength: Option<f32>,
 }
 
@@ -62,7 +63,13 @@ impl From<Colors> for ColorMap {
 
 impl Explain {
     pub async fn run(self, client: &Client) -> Result<Outcome, ClientError> {
-        let options = self.options();
+        let overlays = self.overlay.as_deref().map(|target| {
+            let pictures = self.batch.files()?.len();
+            Overlays::new(target, pictures)
+                .map_err(|problem| ClientError::local(ErrorKind::InvalidArgument, problem))
+        });
+        let mut overlays = overlays.transpose()?;
+        let options = self.options(overlays.as_ref());
         let (head, backbone) = (self.model.head(), self.model.backbone());
         let call = move |client: Client, picture| {
             let request = ExplainRequest {
@@ -75,24 +82,22 @@ impl Explain {
             async move { client.explain(request).await }
         };
         let show = |path: &Path, answer: ExplainResponse| {
-            if let Some(target) = &self.overlay {
-                write_overlay(target, path, &answer)?;
+            if let Some(overlays) = &mut overlays {
+                write_overlay(&overlays.file(path), &answer)?;
             }
             if self.batch.json {
                 output::json_line(&self.object(path, &answer));
             } else {
-                text(path, &answer);
+                text(path, &answer, self.how.shows_against());
             }
             Ok(())
         };
         self.batch.run(client, call, show).await
     }
 
-    fn options(&self) -> ExplainOptions {
-        let overlay = self.overlay.as_ref().map(|path| {
-            let png =
-                path.extension().is_none_or(|extension| extension.eq_ignore_ascii_case("png"));
-            let format = if png { OverlayFormat::Png } else { OverlayFormat::Jpeg };
+    fn options(&self, overlays: Option<&Overlays>) -> ExplainOptions {
+        let overlay = overlays.map(|overlays| {
+            let format = if overlays.are_jpeg() { OverlayFormat::Jpeg } else { OverlayFormat::Png };
             let color_map = ColorMap::from(self.colors).into();
             OverlayOptions { format: format.into(), color_map, strength: self.strength }
         });
@@ -113,7 +118,12 @@ impl Explain {
             "raw": explanation.raw,
             "box": explanation.r#box.map(|found| [found.x0, found.y0, found.x1, found.y1]),
             "timings_ms": output::timings(answer.timings.as_ref()),
+            "has_positive_evidence": explanation.has_positive_evidence,
         });
+        if let Some(peak) = explanation.peak {
+            object["peak"] = json!([peak.x, peak.y]);
+            object["box_energy"] = json!(explanation.box_energy);
+        }
         if explanation.against.is_some() {
             object["against"] = class(explanation.against.as_ref());
         }
@@ -126,33 +136,37 @@ fn class(class: Option<&ExplainedClass>) -> Value {
     class.map_or(Value::Null, |class| json!({ "index": class.index, "label": class.label }))
 }
 
-fn text(path: &Path, answer: &ExplainResponse) {
+fn text(path: &Path, answer: &ExplainResponse, against: bool) {
     let explanation = answer.explanation.clone().unwrap_or_default();
-    let class = explanation.class.unwrap_or_default();
-    let name = if class.label.is_empty() { format!("class {}", class.index) } else { class.label };
+    let name = |class: &ExplainedClass| match class.label.as_str() {
+        "" => format!("class {}", class.index),
+        label => label.to_owned(),
+    };
+    let mut class = explanation.class.as_ref().map_or_else(String::new, name);
+    if let Some(other) = &explanation.against {
+        class += &format!(" rather than {}", name(other));
+    }
+    let (seen, nothing) = if against {
+        ("evidence against it at", "no evidence against it")
+    } else {
+        ("looked at", "no evidence for it")
+    };
     let place = match explanation.r#box {
         Some(found) => format!(
-            "looked at x {:.0} to {:.0}, y {:.0} to {:.0}",
+            "{seen} x {:.0} to {:.0}, y {:.0} to {:.0}",
             found.x0, found.x1, found.y0, found.y1
         ),
-        None => "no evidence for it".to_owned(),
+        None => nothing.to_owned(),
     };
-    output::line(format!("{}  {name}: {place}", path.display()));
+    output::line(format!("{}  {class}: {place}", path.display()));
 }
 
-fn write_overlay(
-    target: &Path,
-    picture: &Path,
-    answer: &ExplainResponse,
-) -> Result<(), ClientError> {
+fn write_overlay(file: &Path, answer: &ExplainResponse) -> Result<(), ClientError> {
     let overlay = answer.explanation.as_ref().map(|explanation| &explanation.overlay);
     let Some(overlay) = overlay.filter(|overlay| !overlay.is_empty()) else {
         return Err(ClientError::local(ErrorKind::Internal, "the device sent no overlay"));
     };
-    let name = picture.file_stem().unwrap_or(picture.as_os_str());
-    let file =
-        if target.is_dir() { target.join(name).with_extension("png") } else { target.into() };
-    crate::base::atomic::write(&file, overlay).map_err(|error| {
+    crate::base::atomic::write(file, overlay).map_err(|error| {
         let message = format!("cannot write {}: {error}", file.display());
         ClientError::local(ErrorKind::FailedPrecondition, message)
     })

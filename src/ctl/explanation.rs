@@ -7,7 +7,7 @@ use crate::client::messages::{self, ExplainMethod, ExplainOptions, MapScaling};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Explanation")]
 pub struct How {
-    /// Layers by name, averaged. Default: the last spatial one.
+    /// Layers by name, averaged. Default: the last spatial one on which the score depends.
     #[arg(long = "layer", value_name = "NAME")]
     layers: Vec<String>,
     /// The method.
@@ -131,6 +131,11 @@ impl How {
             seed: self.seed,
             ..ExplainOptions::default()
         }
+    }
+
+    /// Whether the map shows what speaks against the class.
+    pub fn shows_against(&self) -> bool {
+        matches!(self.evidence, Evidence::Against)
     }
 
     /// The method's name as it is written on the command line.

@@ -11,8 +11,8 @@ use super::{
 use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::lru::Lru;
-use crate::explain::quality::{self, Quality, Truth};
-use crate::explain::{Demand, Explainer, Explanation, Judge, Method, Request, explain};
+use crate::explain::quality::{self, Pointing, Quality, Truth};
+use crate::explain::{Demand, Explainer, Explanation, Judge, Request, explain};
 use crate::vision::{BoundingBox, Picture, Placement};
 
 /// Bytes of weights that prepared explainers may hold beside the networks themselves.
@@ -27,17 +27,33 @@ pub struct ExplainOptions {
     pub layers: Vec<String>,
     /// Whether the explanation's faith to the network is measured: about a hundred more runs.
     pub quality: bool,
-    /// Where the object really is, on the photograph; may be empty.
+    /// Where the object really is, on the photograph; where not empty, the pointing game is played and
+    /// the energy inside measured.
     pub boxes: Vec<BoundingBox>,
 }
 
 impl ExplainOptions {
-    /// Whether it takes at most a backward run beside the prediction.
-    pub fn is_cheap(&self) -> bool {
-        let method = self.request.method;
-        let runs_often = method.is_occlusion() || method == Method::SmoothGrad;
-        !runs_often && !self.request.flip_smoothing && !self.quality
+    /// Whether it takes next to nothing beside the prediction.
+    fn is_cheap(&self, by: &Answerer) -> bool {
+        let Request { method, flip_smoothing, eigen_smoothing, .. } = self.request;
+        let demand = Demand::of(method);
+        let network = &by.backbone.network;
+        !flip_smoothing
+            && !eigen_smoothing
+            && !self.quality
+            && Explainer::is_cheap(network, &self.layers, demand, by.head.is_some())
     }
+}
+
+/// For whom an explanation is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// Predictions go first.
+    Predictions,
+    /// It belongs to a prediction: where it is cheap, it comes as quickly as that one.
+    OwnPrediction,
+    /// Nobody else uses the workers.
+    Nobody,
 }
 
 /// A prediction and where the network looked for it.
@@ -53,8 +69,10 @@ pub struct Explained {
     pub picture: Option<Arc<Picture>>,
     /// Where the input lies on the photograph; the input itself where it came as a tensor.
     pub placement: Placement,
-    /// Measures, where asked for.
+    /// Measures, where asked for and anything in the map is hot.
     pub quality: Option<Quality>,
+    /// How it lies beside the true boxes, where there are some.
+    pub pointing: Option<Pointing>,
     /// Time of everything after the forward run of the prediction.
     pub elapsed: Duration,
 }
@@ -106,13 +124,14 @@ impl Explainers {
 
 impl Engine {
     /// Classifies one image and explains the answer. Explanations are background work unless a
-    /// prediction brings along a cheap one: they never hold the last idle worker.
+    /// prediction brings along a cheap one: they never hold the last idle worker, and where there is but
+    /// one, they give way between two forward runs.
     ///
     /// # Errors
     /// As [`Engine::predict`], and those of [`explain`].
     pub fn explain(
         self: &Arc<Self>,
-        priority: Priority,
+        beside: Beside,
         target: &Target,
         subject: Subject,
         options: ExplainOptions,
@@ -120,6 +139,11 @@ impl Engine {
     ) -> Result<Ticket<Result<Explained, EngineError>>, EngineError> {
         options.request.check()?;
         let by = self.registry().snapshot().resolve(target)?;
+        let priority = match beside {
+            Beside::Predictions => Priority::Background,
+            Beside::OwnPrediction if !options.is_cheap(&by) => Priority::Background,
+            Beside::OwnPrediction | Beside::Nobody => Priority::Foreground,
+        };
         let engine = Arc::clone(self);
         self.run(priority, cancel, move |cancel, timings| {
             explain_one(&engine, by, subject, &options, cancel, timings)
@@ -136,7 +160,9 @@ fn explain_one(
     mut timings: Timings,
 ) -> Result<Explained, EngineError> {
     let prepared = prepare(&by, subject, &engine.limits(), cancel, &mut timings)?;
+    cancel.checkpoint()?;
     let explainer = engine.explainers().get(&by, options)?;
+    cancel.checkpoint()?;
     let network = &by.backbone.network;
     let began = Instant::now();
     let forward = explainer.forward(network, &prepared.tensor)?;
@@ -155,14 +181,16 @@ fn explain_one(
     let explanation = explain(&explainer, network, input, Some(forward), &judge, request, cancel)?;
     let size = network.input().size;
     let placement = prepared.placement.unwrap_or_else(|| Placement::identity(size as u32));
-    let truth = (!options.boxes.is_empty())
-        .then_some(Truth { boxes: &options.boxes, placement: &placement });
-    let measure =
-        || quality::measure(&explainer, network, input, &judge, &explanation, truth, cancel);
-    let quality = options.quality.then(measure).transpose()?;
+    let truth = Truth { boxes: &options.boxes, placement: &placement };
+    let pointing = (!options.boxes.is_empty()).then(|| truth.pointing(&explanation)).transpose()?;
+    let quality = if options.quality {
+        quality::measure(&explainer, network, input, &judge, &explanation, cancel)?
+    } else {
+        None
+    };
     let label = |index: usize| labels.get(index).cloned().unwrap_or_default();
     let labels = (label(explanation.score.class), explanation.score.against.map(label));
     let elapsed = began.elapsed();
     let picture = prepared.picture;
-    Ok(Explained { answer, explanation, labels, picture, placement, quality, elapsed })
+    Ok(Explained { answer, explanation, labels, picture, placement, quality, pointing, elapsed })
 }

@@ -12,7 +12,7 @@ mod registry;
 mod service;
 
 pub use error::EngineError;
-pub use explain::{ExplainOptions, Explained};
+pub use explain::{Beside, ExplainOptions, Explained};
 pub use keeper::{BackboneKeeper, KeeperError, KeptBackbone};
 pub use live::{Answerer, Forward, HeadHandle, HeadSource, LiveBackbone, LiveHead, Origin};
 pub use pool::{Pool, PoolOptions, PoolStatistics, Priority, Ticket};

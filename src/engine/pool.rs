@@ -3,7 +3,9 @@
 //! Each worker runs whole images, one at a time: parallelism goes across images, since tract is
 //! fastest with one image a run. Predictions go first; then samples that come in, which may use every
 //! worker that nobody else wants; background work (explanations, embeddings for training) starts only
-//! while another worker stays idle, so that it never holds the last one.
+//! while another worker stays idle, so that it never holds the last one. Where there is but one worker
+//! it starts when nothing else waits, and gives way at its checkpoints: the predictions that have come
+//! in the meantime run between two of its forward runs.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -178,7 +180,13 @@ impl Pool {
         work: impl FnOnce(&Cancel, Duration) -> T + Send + 'static,
     ) -> Result<Ticket<T>, EngineError> {
         let (sender, answer) = oneshot::channel();
-        let flag = cancel.clone();
+        let flag = match priority {
+            Priority::Foreground | Priority::Intake => cancel.clone(),
+            Priority::Background => {
+                let shared = Arc::clone(&self.shared);
+                cancel.clone().giving_way(move || shared.run_urgent())
+            }
+        };
         let work: Work = Box::new(move |waited| {
             // The receiver is gone only if the caller hung up while the job ran.
             let _ = sender.send(work(&flag, waited));
@@ -253,23 +261,27 @@ impl Shared {
 
     fn serve(&self) {
         while let Some(job) = self.next() {
-            let Job { cancel, queued_at, work, .. } = job;
-            let waited = queued_at.elapsed();
-            let abandoned = cancel.check().is_err();
-            if !abandoned {
-                // The job's sender is dropped by the panic, which its ticket reports.
-                let _ = catch_unwind(AssertUnwindSafe(|| work(waited)));
-            }
+            let ran = job.run();
             let mut state = self.lock();
             state.busy -= 1;
-            if abandoned {
-                state.abandoned += 1;
-            } else {
-                state.finished += 1;
-            }
+            state.count(ran);
             drop(state);
             self.changed.notify_all();
         }
+    }
+
+    /// On a worker in the middle of background work: runs the next foreground job, if one waits that
+    /// no idle worker is about to take. Returns whether it did.
+    fn run_urgent(&self) -> bool {
+        let mut state = self.lock();
+        if state.busy < self.options.workers {
+            return false;
+        }
+        let Some(job) = state.foreground.pop_front() else { return false };
+        drop(state);
+        let ran = job.run();
+        self.lock().count(ran);
+        true
     }
 
     fn next(&self) -> Option<Job> {
@@ -311,7 +323,29 @@ impl Shared {
     }
 }
 
+impl Job {
+    /// Runs it unless nobody waits for it any more; returns whether it ran.
+    fn run(self) -> bool {
+        let Self { cancel, queued_at, work, .. } = self;
+        let waited = queued_at.elapsed();
+        let wanted = cancel.check().is_ok();
+        if wanted {
+            // The job's sender is dropped by the panic, which its ticket reports.
+            let _ = catch_unwind(AssertUnwindSafe(|| work(waited)));
+        }
+        wanted
+    }
+}
+
 impl State {
+    fn count(&mut self, ran: bool) {
+        if ran {
+            self.finished += 1;
+        } else {
+            self.abandoned += 1;
+        }
+    }
+
     fn queue(&mut self, priority: Priority) -> &mut VecDeque<Job> {
         match priority {
             Priority::Foreground => &mut self.foreground,
@@ -504,6 +538,35 @@ mod tests {
         let pool = pool(1, 4);
         let ticket = pool.submit(Priority::Background, Cancel::default(), |_, _| 3).unwrap();
         assert_eq!(ticket.wait().unwrap(), 3);
+    }
+
+    #[test]
+    fn predictions_run_at_the_checkpoints_of_background_work_that_holds_the_only_worker() {
+        let pool = pool(1, 4);
+        let (order, seen) = mpsc::channel();
+        let (began, begun) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let log = order.clone();
+        let long = move |cancel: &Cancel, _| {
+            began.send(()).unwrap();
+            gone.recv().unwrap();
+            cancel.checkpoint().unwrap();
+            log.send("background").unwrap();
+        };
+        let long = pool.submit(Priority::Background, Cancel::default(), long).unwrap();
+        begun.recv().unwrap();
+        let first = order.clone();
+        let say = move |_: &Cancel, _| first.send("prediction").unwrap();
+        let prediction = pool.submit(Priority::Foreground, Cancel::default(), say).unwrap();
+        let bad = pool.submit(Priority::Foreground, Cancel::default(), |_, _| panic!("test"));
+        let other = pool.submit(Priority::Background, Cancel::default(), |_, _| ()).unwrap();
+        go.send(()).unwrap();
+        prediction.wait().unwrap();
+        long.wait().unwrap();
+        other.wait().unwrap();
+        assert!(matches!(bad.unwrap().wait(), Err::<(), _>(EngineError::Fault(_))));
+        drop(order);
+        assert_eq!(seen.iter().collect::<Vec<_>>(), ["prediction", "background"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ const XGRAD_EPSILON: f32 = 1e-7;
 /// The raw map of a gradient method: one signed number a pixel.
 ///
 /// With `eigen_smoothing` the weighted activations are projected on their first principal
-/// component instead of summed over the channels. Methods without a layer gradient give Eigen-CAM.
+/// component instead of summed over the channels; its sign is that of the sum. Methods without a layer gradient give Eigen-CAM.
 pub fn gradient_map(
     method: Method,
     activations: &FeatureMap<'_>,
@@ -81,15 +81,28 @@ fn combine(
     of: &FeatureMap<'_>,
     eigen_smoothing: bool,
 ) -> Vec<f32> {
-    if eigen_smoothing {
-        let values: Vec<f32> = planes.flatten().collect();
-        return eigen::first_component(&values, of.channels, of.area());
-    }
-    let mut map = vec![0.0; of.area()];
+    let mut sum = vec![0.0; of.area()];
+    let mut values = Vec::new();
     for plane in planes {
-        map.iter_mut().zip(plane).for_each(|(m, p)| *m += p);
+        sum.iter_mut().zip(&plane).for_each(|(s, p)| *s += p);
+        if eigen_smoothing {
+            values.extend(plane);
+        }
     }
-    map
+    if !eigen_smoothing {
+        return sum;
+    }
+    turned_like(&sum, eigen::first_component(&values, of.channels, of.area()))
+}
+
+/// The principal component has no sign of its own: turned so that it shows the evidence that the
+/// plain sum over the channels shows, and not its opposite.
+fn turned_like(sum: &[f32], mut component: Vec<f32>) -> Vec<f32> {
+    let along: f64 = sum.iter().zip(&component).map(|(s, c)| f64::from(*s) * f64::from(*c)).sum();
+    if along < 0.0 {
+        component.iter_mut().for_each(|value| *value = -*value);
+    }
+    component
 }
 
 fn elementwise(a: &[f32], g: &[f32], product: impl Fn(f32, f32) -> f32) -> Vec<f32> {
@@ -152,6 +165,26 @@ mod tests {
         let (first, second) = (0.219_114, 0.111_111);
         let expected = [first + 3.0 * second, 2.0 * first, second, 4.0 * first + second];
         assert_close(&of(Method::GradCamPlusPlus), &expected);
+    }
+
+    #[test]
+    fn eigen_smoothing_shows_the_evidence_of_the_sum_and_not_its_opposite() {
+        // The first channel varies most and speaks against the class where it is high, but a large
+        // even second channel decides where the mean pixel lies.
+        let a = map(&[0.0, 0.0, 0.0, 8.0, 9.0, 9.0, 9.0, 8.0]);
+        for weights in [[-1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]] {
+            let plain = weighted_map(&a, &weights, false);
+            let smooth = weighted_map(&a, &weights, true);
+            let along: f32 = plain.iter().zip(&smooth).map(|(p, s)| p * s).sum();
+            assert!(along > 0.0, "{weights:?}: {plain:?} {smooth:?}");
+        }
+        let (a, g) = (map(&ACTIVATIONS), map(&GRADIENTS));
+        let opposite = GRADIENTS.map(|g| -g);
+        let (for_it, against) = (
+            gradient_map(Method::HiResCam, &a, &g, true),
+            gradient_map(Method::HiResCam, &a, &map(&opposite), true),
+        );
+        assert_close(&for_it, &against.iter().map(|v| -v).collect::<Vec<_>>());
     }
 
     #[test]

@@ -19,6 +19,18 @@ pub enum ExplainError {
         /// Its shape, batch included.
         shape: Vec<usize>,
     },
+    /// The score does not depend on the layer.
+    #[error(
+        "layer {layer:?} has no part in the score: {} is computed without it; choose a layer before \
+         that",
+        if *by_head { "the embedding, which the head judges," } else { "the classifier's answer" }
+    )]
+    Behind {
+        /// The ONNX tensor.
+        layer: String,
+        /// Whether a head judges, and not the network's own classifier.
+        by_head: bool,
+    },
     /// The network has no spatial layer at all.
     #[error("the network has no spatial layer; input-gradient and smooth-grad need none")]
     NoSpatialLayer,
@@ -54,14 +66,20 @@ pub enum ExplainError {
         indices: Vec<usize>,
     },
     /// A number outside its range.
-    #[error("{what} must lie between {low} and {high}")]
+    #[error("{} must be {allowed}", spoken(field))]
     Range {
-        /// Which number.
-        what: &'static str,
-        /// The smallest allowed.
-        low: f64,
-        /// The largest allowed.
-        high: f64,
+        /// The option, as the wire contract calls it.
+        field: &'static str,
+        /// What it may be, for example "above 0 up to 1".
+        allowed: &'static str,
+    },
+    /// An option that has no meaning for the method.
+    #[error("{problem}")]
+    Unsuitable {
+        /// The option, as the wire contract calls it.
+        field: &'static str,
+        /// Why.
+        problem: &'static str,
     },
     /// The network answered NaN or infinity.
     #[error("the network's {0} is not a finite number for this picture; it cannot be explained")]
@@ -78,4 +96,9 @@ pub enum ExplainError {
     /// The caller left or the deadline passed.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+/// An option in words.
+fn spoken(field: &str) -> String {
+    format!("the {}", field.replace("smoothgrad_", "SmoothGrad ").replace('_', " "))
 }

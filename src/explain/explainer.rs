@@ -145,12 +145,13 @@ impl Outlets {
 }
 
 impl Explainer {
-    /// Prepares `network` for explaining `layers` (ONNX tensor names; the last spatial layer where
-    /// empty), for scores of its own classifier or, with `by_head`, of a head on its embedding.
+    /// Prepares `network` for explaining `layers` (ONNX tensor names; where empty the last spatial
+    /// layer on which the score depends), for scores of its own classifier or, with `by_head`, of a
+    /// head on its embedding.
     ///
     /// # Errors
-    /// A layer that is unknown or not spatial, an operator on the way without a gradient rule, a
-    /// network without a classifier where no head judges: all before any work starts.
+    /// A layer that is unknown, not spatial or behind what judges, an operator on the way without a
+    /// gradient rule, a network without a classifier where no head judges: all before any work starts.
     pub fn new(
         network: &Network,
         layers: &[String],
@@ -158,9 +159,13 @@ impl Explainer {
         by_head: bool,
     ) -> Result<Explainer, ExplainError> {
         let names = if demand == Demand::InputGradient {
+            if !layers.is_empty() {
+                let problem = "the method explains at the input and takes no layer";
+                return Err(ExplainError::Unsuitable { field: "layers", problem });
+            }
             Vec::new()
         } else {
-            spatial_layers(network, layers)?
+            spatial_layers(network, layers, by_head)?
         };
         let logits = match network.classifier() {
             Some(classifier) => classifier.logits,
@@ -190,7 +195,7 @@ impl Explainer {
         layer: &str,
         by_head: bool,
     ) -> Result<Explainer, ExplainError> {
-        let names = spatial_layers(network, &[layer.to_string()])?;
+        let names = spatial_layers(network, &[layer.to_string()], by_head)?;
         let embedding = network.embedding().tensor.clone();
         let logits = network.classifier().map_or(embedding.clone(), |found| found.logits);
         let view = network.view(&[&embedding, &logits, layer])?;
@@ -252,6 +257,20 @@ impl Explainer {
             Some(Plan::build(model, &outlets.0)?)
         };
         Ok(Explainer { layers, plan, embedding, logits, gradient, tails })
+    }
+
+    /// Whether explaining takes next to nothing beside a prediction: the gradient comes in closed
+    /// form, from what the network's own plan computes.
+    pub fn is_cheap(network: &Network, layers: &[String], demand: Demand, by_head: bool) -> bool {
+        let default = network.last_spatial().map(|layer| layer.name.as_str());
+        let own_plan = default.is_some_and(|last| layers.iter().all(|name| name == last));
+        let names = || spatial_layers(network, layers, by_head);
+        demand == Demand::LayerGradient
+            && own_plan
+            && names().is_ok_and(|names| {
+                default == names.first().map(String::as_str)
+                    && sees_only_the_mean(network, &names, by_head)
+            })
     }
 
     /// Names of the layers explained; empty for input gradients.
@@ -366,14 +385,17 @@ fn sees_only_the_mean(network: &Network, names: &[String], by_head: bool) -> boo
     embedding.pooled_from.as_ref() == Some(name) && (by_head || is_on_the_way)
 }
 
-/// The layers asked for, each spatial; the last spatial one where none is asked for.
+/// The layers asked for, each spatial and before what judges; the last such one where none is asked
+/// for.
 pub(super) fn spatial_layers(
     network: &Network,
     layers: &[String],
+    by_head: bool,
 ) -> Result<Vec<String>, ExplainError> {
     if layers.is_empty() {
-        let last = network.last_spatial().ok_or(ExplainError::NoSpatialLayer)?;
-        return Ok(vec![last.name.clone()]);
+        let last =
+            if by_head { network.last_spatial_of_embedding() } else { network.last_spatial() };
+        return Ok(vec![last.ok_or(ExplainError::NoSpatialLayer)?.name.clone()]);
     }
     let mut names: Vec<String> = Vec::with_capacity(layers.len());
     for name in layers {
@@ -381,6 +403,9 @@ pub(super) fn spatial_layers(
         if !layer.spatial {
             let (layer, shape) = (name.clone(), layer.shape.clone());
             return Err(ExplainError::NotSpatial { layer, shape });
+        }
+        if !(if by_head { layer.before_embedding } else { layer.before_logits }) {
+            return Err(ExplainError::Behind { layer: name.clone(), by_head });
         }
         if !names.contains(name) {
             names.push(name.clone());

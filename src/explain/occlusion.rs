@@ -35,7 +35,7 @@ pub(super) fn score_cam(
     let mut masked = vec![0.0; subject.input.len()];
     let mut scores = Vec::with_capacity(chosen.len());
     for channel in &chosen {
-        subject.cancel.check()?;
+        subject.cancel.checkpoint()?;
         let (height, width) = (activations.height, activations.width);
         let mut mask = enlarge_aligned(activations.plane(*channel), (height, width), size);
         stretch(&mut mask);
@@ -64,7 +64,7 @@ pub(super) fn ablation_cam(
     let axes = &explainer.explained()[layer].axes;
     let mut changed = native.to_vec();
     for channel in most_active(activations, most) {
-        subject.cancel.check()?;
+        subject.cancel.checkpoint()?;
         let offsets = || (0..activations.area()).map(|pixel| axes.offset(channel, pixel));
         offsets().for_each(|at| changed[at] = 0.0);
         let left = score.value(&explainer.behind(layer, &changed, forward, judge)?);

@@ -24,10 +24,15 @@ pub struct Quality {
     /// Share of the class's probability that is lost when the input is weighted with the map
     /// (Chattopadhay et al. 2018), 0 to 1; less is better.
     pub average_drop: f32,
-    /// Whether the peak lies in a true box (Zhang et al. 2016); `None` without boxes.
-    pub pointing_hit: Option<bool>,
-    /// Share of the map's sum inside the true boxes; `None` without boxes.
-    pub true_box_energy: Option<f32>,
+}
+
+/// How an explanation lies beside the true boxes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pointing {
+    /// Whether the peak lies in a true box (Zhang et al. 2016).
+    pub hit: bool,
+    /// Share of the map's sum, enlarged to the input, inside the true boxes.
+    pub energy: f32,
 }
 
 /// Where the object really is, on the photograph.
@@ -48,9 +53,19 @@ impl Truth<'_> {
             self.boxes.iter().any(|area| super::map::within(area, x as f32, y as f32))
         })
     }
+
+    /// The pointing game and the energy inside: no run of the network.
+    ///
+    /// # Errors
+    /// [`ExplainError::NotFinite`] where the map has no size.
+    pub fn pointing(&self, explanation: &Explanation) -> Result<Pointing, ExplainError> {
+        let energy = explanation.map.energy_inside(self.boxes, self.placement)?;
+        Ok(Pointing { hit: self.is_hit(explanation), energy })
+    }
 }
 
-/// Measures `explanation` of `input`: about a hundred forward runs.
+/// Measures `explanation` of `input`: about a hundred forward runs. `None` where no pixel of the map is
+/// hot: then there is no order in which to put pixels in or take them out.
 ///
 /// # Errors
 /// As [`super::explain`]; stops before the next run when `cancel` is raised.
@@ -60,14 +75,16 @@ pub fn measure(
     input: &[f32],
     judge: &Judge<'_>,
     explanation: &Explanation,
-    truth: Option<Truth<'_>>,
     cancel: &Cancel,
-) -> Result<Quality, ExplainError> {
+) -> Result<Option<Quality>, ExplainError> {
     let size = network.input().size;
     let heat = explanation.map.enlarged(size)?;
+    if heat.iter().all(|value| *value == 0.0) {
+        return Ok(None);
+    }
     let score = super::Score { kind: ScoreKind::Probability, against: None, ..explanation.score };
     let probability = |input: &[f32]| -> Result<f32, ExplainError> {
-        cancel.check()?;
+        cancel.checkpoint()?;
         let value = score.value(&judge.logits(&explainer.forward(network, input)?)?);
         if value.is_finite() { Ok(value) } else { Err(ExplainError::NotFinite("probability")) }
     };
@@ -82,16 +99,13 @@ pub fn measure(
     let whole = probability(input)?;
     let kept = probability(&weighted)?;
     let average_drop = if whole > 0.0 { ((whole - kept) / whole).max(0.0) } else { 0.0 };
-    let energy = |truth: Truth<'_>| explanation.map.energy_inside(truth.boxes, truth.placement);
-    Ok(Quality {
+    Ok(Some(Quality {
         insertion: area(&insertion_curve),
         deletion: area(&deletion_curve),
         insertion_curve,
         deletion_curve,
         average_drop,
-        pointing_hit: truth.map(|truth| truth.is_hit(explanation)),
-        true_box_energy: truth.map(energy).transpose()?,
-    })
+    }))
 }
 
 /// Probabilities while the pixels of `from` become those of `to` in the given order.

@@ -147,7 +147,8 @@ impl FromStr for ClassSpec {
 /// An index if all digits, a label after `label:` unless a second class follows in it.
 fn one_class(text: &str) -> Option<ClassName> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().ok().map(ClassName::Index);
+        // An index that no number holds is past every classifier's end all the same.
+        return Some(ClassName::Index(text.parse().unwrap_or(usize::MAX)));
     }
     let label = text.strip_prefix("label:")?;
     if label.is_empty() || label.contains("-label:") {
@@ -220,19 +221,29 @@ impl Request {
     /// Most noisy copies that may be asked for.
     pub const MAX_SAMPLES: u32 = 1000;
 
-    /// Refuses numbers outside their ranges before any work starts.
+    /// Refuses numbers outside their ranges, and what no method can do, before any work starts.
+    ///
+    /// # Errors
+    /// [`ExplainError::Range`], [`ExplainError::Unsuitable`].
     pub fn check(&self) -> Result<(), ExplainError> {
-        let range = |what, holds: bool, low, high| {
-            if holds { Ok(()) } else { Err(ExplainError::Range { what, low, high }) }
-        };
         let SmoothGrad { samples, noise } = self.smooth_grad;
         let most = Self::MAX_SAMPLES;
-        let samples_fit = (1..=most).contains(&samples);
-        range("the number of SmoothGrad samples", samples_fit, 1.0, f64::from(most))?;
-        range("SmoothGrad's noise", noise > 0.0 && noise <= 1.0, 0.0, 1.0)?;
-        let threshold = self.box_threshold;
-        range("the box threshold", threshold > 0.0 && threshold <= 1.0, 0.0, 1.0)?;
-        range("the number of channels", self.channels != Some(0), 1.0, 10_000.0)
+        let share = |value: f32| value > 0.0 && value <= 1.0;
+        let checks = [
+            ("smoothgrad_samples", (1..=most).contains(&samples), "1 to 1000"),
+            ("smoothgrad_noise", share(noise), "above 0 up to 1"),
+            ("box_threshold", share(self.box_threshold), "above 0 up to 1"),
+            ("channels", self.channels.is_none_or(|n| (1..=10_000).contains(&n)), "1 to 10000"),
+        ];
+        if let Some((field, _, allowed)) = checks.into_iter().find(|(_, holds, _)| !holds) {
+            return Err(ExplainError::Range { field, allowed });
+        }
+        if self.method.is_saliency() && self.evidence != Evidence::For {
+            let problem = "the method tells how much each pixel matters, without a sign: there is no \
+                           evidence against the class to show";
+            return Err(ExplainError::Unsuitable { field: "evidence", problem });
+        }
+        Ok(())
     }
 }
 
@@ -252,11 +263,12 @@ mod tests {
             ("label:7-up", ClassSpec::One(label("7-up"))),
             ("281-207", ClassSpec::Difference(Index(281), Index(207))),
             ("label:cat-label:dog", ClassSpec::Difference(label("cat"), label("dog"))),
+            ("99999999999999999999999", ClassSpec::One(Index(usize::MAX))),
             ("3-label:dog", ClassSpec::Difference(Index(3), label("dog"))),
         ] {
             assert_eq!(text.parse::<ClassSpec>().unwrap(), expected, "{text}");
         }
-        for text in ["tabby", "-3", "3-", "label:", "1-2-3", "0x10", "99999999999999999999999"] {
+        for text in ["tabby", "-3", "3-", "label:", "1-2-3", "0x10"] {
             assert!(text.parse::<ClassSpec>().is_err(), "{text}");
         }
     }
@@ -267,6 +279,17 @@ mod tests {
             assert_eq!(method.name().parse::<Method>(), Ok(method));
         }
         assert!("gradcam".parse::<Method>().is_err());
+    }
+
+    #[test]
+    fn a_magnitude_has_no_evidence_against() {
+        for method in Method::ALL {
+            for evidence in [Evidence::For, Evidence::Against, Evidence::Signed] {
+                let request = Request { method, evidence, ..Request::default() };
+                let fits = !method.is_saliency() || evidence == Evidence::For;
+                assert_eq!(request.check().is_ok(), fits, "{method} {evidence:?}");
+            }
+        }
     }
 
     #[test]
@@ -282,5 +305,7 @@ mod tests {
         assert!(with(|r| r.smooth_grad.noise = f32::NAN).is_err());
         assert!(with(|r| r.box_threshold = 0.0).is_err());
         assert!(with(|r| r.channels = Some(0)).is_err());
+        let text = with(|r| r.box_threshold = 0.0).unwrap_err().to_string();
+        assert!(text.contains("box threshold") && text.contains("above 0 up to 1"), "{text}");
     }
 }

@@ -39,7 +39,8 @@ pub struct Explanation {
 /// otherwise the network runs once here.
 ///
 /// # Errors
-/// See [`ExplainError`]. When `cancel` is raised, work stops before the next run of the network.
+/// See [`ExplainError`]. When `cancel` is raised, work stops before the next run of the network; there
+/// it also gives way, see [`Cancel::checkpoint`].
 pub fn explain(
     explainer: &Explainer,
     network: &Network,
@@ -62,6 +63,7 @@ pub fn explain(
     let subject = Subject { explainer, network, input, forward: &forward, judge, score, cancel };
     let mut raw = raw_map(subject, request)?;
     if request.flip_smoothing {
+        cancel.checkpoint()?;
         let mirrored = mirror_input(network, input);
         let forward = explainer.forward(network, &mirrored)?;
         let subject = Subject { input: &mirrored, forward: &forward, ..subject };
@@ -117,7 +119,7 @@ fn raw_map(subject: Subject<'_>, request: &Request) -> Result<Raw, ExplainError>
     };
     let mut maps = Vec::new();
     for (index, layer) in subject.explainer.explained().iter().enumerate() {
-        subject.cancel.check()?;
+        subject.cancel.checkpoint()?;
         let activations = subject.explainer.activations(index, subject.forward);
         let gradient = gradients.get(index).map(|gradient| layer.axes.read(gradient));
         let values = layer_map(subject, request, index, &activations, gradient.as_ref())?;

@@ -30,7 +30,7 @@ pub(super) fn smooth_gradient(
     let mut noisy = vec![0.0; input.len()];
     let mut sum = vec![0.0; input.len()];
     for _ in 0..settings.samples {
-        subject.cancel.check()?;
+        subject.cancel.checkpoint()?;
         for (pair, from) in noisy.chunks_mut(2).zip(input.chunks(2)) {
             let (a, b) = normal_pair(&mut rng);
             for ((to, from), noise) in pair.iter_mut().zip(from).zip([a, b]) {
@@ -38,7 +38,7 @@ pub(super) fn smooth_gradient(
             }
         }
         let forward = subject.explainer.forward(subject.network, &noisy)?;
-        subject.cancel.check()?;
+        subject.cancel.checkpoint()?;
         let gradient = input_gradient(Subject { forward: &forward, ..subject })?;
         sum.iter_mut().zip(gradient).for_each(|(s, g)| *s += g);
     }

@@ -50,7 +50,12 @@ impl Judge<'_> {
                 let best = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
                 ((0..logits.len()).fold(0, best), None)
             }
-            ClassSpec::One(name) => (self.index(name, logits.len())?, None),
+            ClassSpec::One(name) => match self.index(name, logits.len()) {
+                Err(unknown @ ExplainError::UnknownLabel(_)) => {
+                    self.split(name, logits.len()).ok_or(unknown)?
+                }
+                index => (index?, None),
+            },
             ClassSpec::Difference(first, second) => {
                 let second = self.index(second, logits.len())?;
                 (self.index(first, logits.len())?, Some(second))
@@ -58,6 +63,15 @@ impl Judge<'_> {
         };
         let independent = self.head.is_some_and(|head| head.kind() == Kind::MultiLabel);
         Ok(Score { class, against, kind, independent })
+    }
+
+    /// `label:tusker-101` where no class is called `tusker-101`, but one `tusker`: the difference of it
+    /// and class 101.
+    fn split(&self, name: &ClassName, classes: usize) -> Option<(usize, Option<usize>)> {
+        let ClassName::Label(text) = name else { return None };
+        let (label, index) = text.rsplit_once('-')?;
+        let index = index.parse().ok().filter(|index| *index < classes)?;
+        Some((self.labelled(label).ok()?, Some(index)))
     }
 
     fn index(&self, name: &ClassName, classes: usize) -> Result<usize, ExplainError> {
@@ -182,6 +196,20 @@ mod tests {
             panic!("two classes are cranes");
         };
         assert_eq!(indices, [1, 2]);
+    }
+
+    #[test]
+    fn a_label_with_a_number_behind_it_is_itself_or_else_a_difference() {
+        let labels = ["7-up", "7", "tusker", "mig-29"];
+        let judge = Judge { head: None, labels: &labels };
+        let resolved = |text: &str| {
+            let score = judge.resolve(&text.parse().unwrap(), ScoreKind::Logit, &[0.0; 4]);
+            score.map(|score| (score.class, score.against))
+        };
+        assert_eq!(resolved("label:mig-29").unwrap(), (3, None));
+        assert_eq!(resolved("label:tusker-1").unwrap(), (2, Some(1)));
+        assert!(matches!(resolved("label:tusker-4"), Err(ExplainError::UnknownLabel(_))));
+        assert!(matches!(resolved("label:lion-1"), Err(ExplainError::UnknownLabel(_))));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use tract_onnx::pb::NodeProto;
 
 use super::GraphError;
 use super::layout::extents;
+use super::onnx::{ints, text};
 use super::topology::producers;
 use crate::vision::TensorLayout;
 
@@ -55,7 +56,8 @@ pub(super) enum EmbeddingSource {
     /// A tensor of the network, flattened.
     Tensor(String),
     /// The mean over space of a feature map: the classifier is a 1x1 convolution before the
-    /// pooling (`SqueezeNet`), so no tensor of the network is the embedding.
+    /// pooling (`SqueezeNet`), so no tensor of the network is the embedding. It is the mean over all
+    /// of the map, also where the network's own pooling leaves out a border.
     PooledMap(String),
 }
 
@@ -65,6 +67,8 @@ pub(super) struct Structure<'a> {
     pub shapes: &'a HashMap<String, Vec<usize>>,
     pub layouts: &'a HashMap<String, TensorLayout>,
     pub weights: &'a dyn Fn(&str) -> bool,
+    /// Short constant lists of whole numbers, by tensor.
+    pub integers: &'a HashMap<String, Vec<i64>>,
 }
 
 /// Operators that only rename or regroup the values of their first input.
@@ -193,8 +197,8 @@ impl<'a> Search<'a> {
         if let Some(data) = self.data_of_linear(node) {
             return Some(EmbeddingSource::Tensor(data.to_owned()));
         }
-        // A 1x1 convolution, perhaps an activation, then pooling over all of space.
-        let pooled = self.input_of_global_pool(node)?;
+        // A 1x1 convolution, perhaps an activation, then an average over space.
+        let pooled = self.averaged_by_channel(node)?;
         let mut map = self.through_regrouping(pooled);
         while let Some(node) = self.producer(map) {
             if !ACTIVATIONS.contains(&node.op_type.as_str()) {
@@ -228,21 +232,57 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The map that `node` averages over all of space.
-    fn input_of_global_pool(&self, node: &'a NodeProto) -> Option<&'a str> {
-        let averages =
-            matches!(node.op_type.as_str(), "GlobalAveragePool" | "AveragePool" | "ReduceMean");
-        let (input, output) = (node.input.first()?, node.output.first()?);
-        let values = self.shape(output).iter().product::<usize>();
+    /// The map that `node` averages to one number a channel, over all of space or, where an
+    /// `AveragePool` does not reach the border, over a part of it.
+    fn averaged_by_channel(&self, node: &'a NodeProto) -> Option<&'a str> {
+        let input = node.input.first()?;
         let layout = *self.structure.layouts.get(input.as_str())?;
         let (channels, height, width) = extents(layout, self.shape(input))?;
+        let values: usize = self.shape(node.output.first()?).iter().product();
+        let averages = match node.op_type.as_str() {
+            "GlobalAveragePool" | "AveragePool" => layout == TensorLayout::Nchw,
+            "ReduceMean" => self.reduces_space(node, layout),
+            _ => false,
+        };
         (averages && height * width > 1 && values == channels).then_some(input.as_str())
+    }
+
+    /// The map of which `node` is the mean over all of space.
+    fn input_of_global_pool(&self, node: &'a NodeProto) -> Option<&'a str> {
+        let input = self.averaged_by_channel(node)?;
+        (node.op_type != "AveragePool" || covers(node, self.shape(input))).then_some(input)
+    }
+
+    /// Whether a `ReduceMean` goes over height and width and nothing else.
+    fn reduces_space(&self, node: &NodeProto, layout: TensorLayout) -> bool {
+        let listed = node.input.get(1).and_then(|name| self.structure.integers.get(name));
+        let Some(axes) = ints(node, "axes").or(listed.map(Vec::as_slice)) else { return false };
+        let mut axes: Vec<i64> = axes.iter().map(|a| if *a < 0 { a + 4 } else { *a }).collect();
+        axes.sort_unstable();
+        match layout {
+            TensorLayout::Nchw => axes == [2, 3],
+            TensorLayout::Nhwc => axes == [1, 2],
+        }
     }
 
     /// The map whose mean over space is `tensor`, if it is one.
     fn pooled_from(&self, tensor: &str) -> Option<&'a str> {
         self.input_of_global_pool(self.producer(self.through_regrouping(tensor))?)
     }
+}
+
+/// Whether the window of an `AveragePool` lies on the whole of a map [1, channels, height, width]: the
+/// one place of a kernel as large as the map, with nothing padded.
+fn covers(pool: &NodeProto, map: &[usize]) -> bool {
+    let kernel = ints(pool, "kernel_shape").unwrap_or_default();
+    let is = |name: &str, value: i64| {
+        ints(pool, name).unwrap_or_default().iter().all(|number| *number == value)
+    };
+    let fits = map.get(2..).is_some_and(|space| {
+        kernel.iter().map(|k| usize::try_from(*k).ok()).eq(space.iter().map(|side| Some(*side)))
+    });
+    let pads_itself = text(pool, "auto_pad").is_some_and(|mode| mode.starts_with(b"SAME"));
+    fits && !pads_itself && is("pads", 0) && is("dilations", 1)
 }
 
 /// The feature map whose mean over space is the tensor `embedding`, if it is one: then a linear

@@ -2,14 +2,16 @@
 //!
 //! The way of a file: `onnx` decodes and distrusts it, `topology` orders it and finds waists,
 //! `layout` learns which axes are height and width, `anatomy` finds softmax, classifier and
-//! embedding, `network` puts these together, `view` declares tensors by name on the tract
-//! graph, `plan` runs it, with `kernels` of our own where tract is slow. Everything a user sees is described by ONNX tensor names; nobody outside
-//! needs to know what tract makes of them.
+//! embedding, `layer` lists what lies between, `network` puts these together, `view` declares tensors
+//! by name on the tract graph, `plan` runs it, with `kernels` of our own where tract is slow.
+//! Everything a user sees is described by ONNX tensor names; nobody outside needs to know what tract
+//! makes of them.
 
 mod anatomy;
 mod error;
 mod export;
 mod kernels;
+mod layer;
 mod layout;
 mod network;
 mod onnx;
@@ -20,6 +22,7 @@ mod view;
 pub use anatomy::{Ending, Overrides};
 pub use error::GraphError;
 pub use export::{EMBEDDING, Extension};
-pub use network::{Classifier, Embedding, Input, Layer, Network, Options, Part, Source};
+pub use layer::Layer;
+pub use network::{Classifier, Embedding, Input, Network, Options, Part, Source};
 pub use plan::{Plan, Tensor};
 pub use view::{Tap, View};

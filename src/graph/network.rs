@@ -10,7 +10,8 @@ use tract_onnx::prelude::InferenceModelExt as _;
 use tract_onnx::tract_hir::infer::Factoid as _;
 
 use super::anatomy::{self, Anatomy, EmbeddingSource, Structure};
-use super::onnx::{OnnxModel, declared_shape, node_name, sort_nodes};
+use super::layer::{self, Layer};
+use super::onnx::{OnnxModel, declared_shape, integers, sort_nodes};
 use super::{Ending, Extension, GraphError, Overrides, Plan, Tensor, View, layout, topology};
 use crate::base::digest::Digest;
 use crate::vision::TensorLayout;
@@ -77,25 +78,6 @@ pub struct Embedding {
     pub pooled_from: Option<String>,
 }
 
-/// A tensor that the network computes on the way from image to logits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layer {
-    /// The ONNX tensor.
-    pub name: String,
-    /// The ONNX node that computes it.
-    pub node: String,
-    /// Type of that node, for example `Conv`.
-    pub operator: String,
-    /// Extents in the ONNX file's order of axes, batch 1 included.
-    pub shape: Vec<usize>,
-    /// Order of the axes, where there are four and they can be told.
-    pub layout: Option<TensorLayout>,
-    /// Height x width > 1: a heat map can be made.
-    pub spatial: bool,
-    /// Every path from image to logits passes here with this tensor alone: the network can be cut.
-    pub waist: bool,
-}
-
 /// A loaded network: described by ONNX names, ready to run, without a copy of its file.
 #[derive(Debug)]
 pub struct Network {
@@ -144,8 +126,14 @@ impl Network {
         let layouts = layout::of_tensors(nodes, &input.name, input.layout, &shapes);
         let data = reached_from(nodes, &input.name);
         let is_weight = |name: &str| !data.contains(name);
-        let structure =
-            Structure { nodes, shapes: &shapes, layouts: &layouts, weights: &is_weight };
+        let constants = integers(model.graph());
+        let structure = Structure {
+            nodes,
+            shapes: &shapes,
+            layouts: &layouts,
+            weights: &is_weight,
+            integers: &constants,
+        };
         let anatomy = anatomy::find(&structure, &output, &options.overrides)?;
 
         let width = |tensor: &str| shapes.get(tensor).map_or(0, |shape| shape.iter().product());
@@ -166,8 +154,12 @@ impl Network {
             },
         };
         let waists = topology::waists(nodes, &input.name, &anatomy.logits).into_iter().collect();
-        let mut layers = describe(&structure, &data, &waists, &anatomy.logits);
-        let last_spatial = last_spatial(&layers);
+        let embedded = match &anatomy.embedding {
+            EmbeddingSource::Tensor(name) | EmbeddingSource::PooledMap(name) => name,
+        };
+        let mut layers = layer::describe(&structure, &data, &waists, &anatomy.logits, embedded);
+        let before_logits = layers.iter().filter(|layer| layer.before_logits);
+        let last_spatial = layer::last_spatial(before_logits).map(|layer| layer.name.clone());
         keep_waists(&mut layers, &options.overrides.waists)?;
         let output_shape = shapes.get(&output).cloned().unwrap_or_default();
 
@@ -257,6 +249,12 @@ impl Network {
     /// The last spatial layer: where Grad-CAM looks by default. `None` if no layer is spatial.
     pub fn last_spatial(&self) -> Option<&Layer> {
         self.last_spatial.as_deref().and_then(|name| self.layer(name).ok())
+    }
+
+    /// The last spatial layer on which the embedding depends: where Grad-CAM looks by default when a
+    /// head judges. `None` if there is none.
+    pub fn last_spatial_of_embedding(&self) -> Option<&Layer> {
+        layer::last_spatial(self.layers.iter().filter(|layer| layer.before_embedding))
     }
 
     /// The plan that serves predictions; [`Network::parts`] says what its outputs are.
@@ -461,39 +459,6 @@ fn reached_from<'a>(nodes: &'a [NodeProto], input: &'a str) -> HashSet<&'a str> 
     reached
 }
 
-fn describe(
-    structure: &Structure<'_>,
-    data: &HashSet<&str>,
-    waists: &HashSet<String>,
-    logits: &str,
-) -> Vec<Layer> {
-    let mut layers = Vec::new();
-    for node in structure.nodes {
-        let carries = node.input.iter().any(|name| data.contains(name.as_str()));
-        if !carries || matches!(node.op_type.as_str(), "Shape" | "Size") {
-            continue;
-        }
-        for name in node.output.iter().filter(|name| !name.is_empty()) {
-            let Some(shape) = structure.shapes.get(name.as_str()).cloned() else { continue };
-            let layout = structure.layouts.get(name.as_str()).copied();
-            let extents = layout.and_then(|layout| layout::extents(layout, &shape));
-            layers.push(Layer {
-                name: name.clone(),
-                node: node_name(node),
-                operator: node.op_type.clone(),
-                spatial: extents.is_some_and(|(_, height, width)| height * width > 1),
-                waist: waists.contains(name.as_str()),
-                shape,
-                layout,
-            });
-        }
-        if node.output.iter().any(|name| name == logits) {
-            break;
-        }
-    }
-    layers
-}
-
 /// Leaves those waists that are `named`, unless none is.
 fn keep_waists(layers: &mut [Layer], named: &[String]) -> Result<(), GraphError> {
     for name in named {
@@ -507,14 +472,4 @@ fn keep_waists(layers: &mut [Layer], named: &[String]) -> Result<(), GraphError>
         layers.iter_mut().for_each(|layer| layer.waist &= named.contains(&layer.name));
     }
     Ok(())
-}
-
-/// The last spatial layer that computes something, a waist if there is one.
-fn last_spatial(layers: &[Layer]) -> Option<String> {
-    let computes = |layer: &&Layer| {
-        let renames = ["Identity", "Dropout", "Transpose", "Reshape", "Cast"];
-        layer.spatial && !renames.contains(&layer.operator.as_str())
-    };
-    let last = layers.iter().rev().filter(computes).find(|layer| layer.waist);
-    last.or_else(|| layers.iter().rev().find(computes)).map(|layer| layer.name.clone())
 }

@@ -2,7 +2,7 @@
 //!
 //! Format: <https://github.com/onnx/onnx/blob/main/docs/IR.md>.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message as _;
 use tract_onnx::pb::attribute_proto::AttributeType;
@@ -173,6 +173,35 @@ pub(super) fn node_name(node: &NodeProto) -> String {
 /// An integer-list attribute.
 pub(super) fn ints<'a>(node: &'a NodeProto, name: &str) -> Option<&'a [i64]> {
     node.attribute.iter().find(|a| a.name == name).map(|a| a.ints.as_slice())
+}
+
+/// An attribute that is a text.
+pub(super) fn text<'a>(node: &'a NodeProto, name: &str) -> Option<&'a [u8]> {
+    node.attribute.iter().find(|a| a.name == name).map(|a| a.s.as_slice())
+}
+
+/// The short lists of whole numbers that the file holds (axes, shapes), by tensor name: initialisers
+/// and outputs of `Constant` nodes.
+pub(super) fn integers(graph: &GraphProto) -> HashMap<String, Vec<i64>> {
+    const SHORT: usize = 16;
+    let read = |tensor: &TensorProto| -> Option<Vec<i64>> {
+        if tensor.data_type != DataType::Int64 as i32 {
+            return None;
+        }
+        let values = match tensor.int64_data.as_slice() {
+            [] => tensor.raw_data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+            values => values.to_vec(),
+        };
+        (values.len() <= SHORT).then_some(values)
+    };
+    let constants =
+        graph.node.iter().filter(|node| node.op_type == "Constant").filter_map(|node| {
+            let value = node.attribute.iter().find(|a| a.name == "value")?.t.as_ref()?;
+            Some((node.output.first()?.clone(), read(value)?))
+        });
+    let weights = graph.initializer.iter();
+    let weights = weights.filter_map(|tensor| Some((tensor.name.clone(), read(tensor)?)));
+    weights.chain(constants).collect()
 }
 
 /// The declared shape of an input: `None` for an axis that is symbolic or not given.

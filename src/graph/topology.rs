@@ -111,8 +111,8 @@ pub(super) fn waists(nodes: &[NodeProto], input: &str, output: &str) -> Vec<Stri
     waists
 }
 
-/// The nodes that `output` depends on.
-fn ancestors(nodes: &[NodeProto], output: &str) -> HashSet<usize> {
+/// The nodes that `output` depends on, by index.
+pub(super) fn ancestors(nodes: &[NodeProto], output: &str) -> HashSet<usize> {
     let producers = producers(nodes);
     let mut seen = HashSet::new();
     let mut pending: Vec<usize> = producers.get(output).copied().into_iter().collect();

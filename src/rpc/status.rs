@@ -43,6 +43,8 @@ pub enum RpcError {
         error: EngineError,
         /// The path of the picture's field in the request.
         picture: Cow<'static, str>,
+        /// The path of the field with the explanation's options in the request.
+        options: Cow<'static, str>,
     },
     /// A backbone cannot be brought in, loaded, unloaded or deleted.
     Keeper(KeeperError),
@@ -75,7 +77,7 @@ impl From<KeeperError> for RpcError {
 
 impl From<EngineError> for RpcError {
     fn from(error: EngineError) -> Self {
-        Self::Engine { error, picture: Cow::Borrowed("image") }
+        Self::Engine { error, picture: Cow::Borrowed("image"), options: Cow::Borrowed("options") }
     }
 }
 
@@ -100,10 +102,43 @@ impl RpcError {
     #[must_use]
     pub fn with_picture_at(self, path: impl Into<Cow<'static, str>>) -> Self {
         match self {
-            Self::Engine { error, .. } => Self::Engine { error, picture: path.into() },
+            Self::Engine { error, options, .. } => {
+                Self::Engine { error, picture: path.into(), options }
+            }
             Self::Learning { error, .. } => Self::Learning { error, picture: path.into() },
             other @ (Self::Field(_)
             | Self::Keeper(_)
+            | Self::TooManyUploads(_)
+            | Self::Silent(_)
+            | Self::NotYet(_)) => other,
+        }
+    }
+}
+
+impl RpcError {
+    /// The same error where the explanation's options stand in another field than `options`.
+    #[must_use]
+    pub fn with_options_at(self, path: &'static str) -> Self {
+        #[allow(clippy::wildcard_enum_match_arm)] // only the engine explains
+        match self {
+            Self::Engine { error, picture, .. } => {
+                Self::Engine { error, picture, options: path.into() }
+            }
+            other => other,
+        }
+    }
+
+    /// The same error seen from the message that holds the request in its field `parent`.
+    #[must_use]
+    pub fn within(self, parent: &str) -> Self {
+        let longer = |path: Cow<'static, str>| Cow::Owned(format!("{parent}.{path}"));
+        match self {
+            Self::Field(error) => Self::Field(error.within(parent)),
+            Self::Engine { error, picture, options } => {
+                Self::Engine { error, picture: longer(picture), options: longer(options) }
+            }
+            Self::Learning { error, picture } => Self::Learning { error, picture: longer(picture) },
+            other @ (Self::Keeper(_)
             | Self::TooManyUploads(_)
             | Self::Silent(_)
             | Self::NotYet(_)) => other,
@@ -154,7 +189,7 @@ impl From<RpcError> for Problem {
             RpcError::Field(error) => {
                 Self::new(Code::InvalidArgument, "FIELD", error.to_string()).at(error.path())
             }
-            RpcError::Engine { error, picture } => of_engine(error, &picture),
+            RpcError::Engine { error, picture, options } => of_engine(error, &picture, &options),
             RpcError::Keeper(error) => of_keeper(error),
             RpcError::Learning { error, picture } => of_learning(error, &picture),
             RpcError::TooManyUploads(most) => {
@@ -177,14 +212,18 @@ impl From<RpcError> for Problem {
     }
 }
 
-fn of_engine(error: EngineError, picture: &str) -> Problem {
+fn of_engine(error: EngineError, picture: &str, options: &str) -> Problem {
     let text = error.to_string();
     match error {
         EngineError::Picture(error) => of_vision(&error, picture),
+        // Only explanations look for tensors by names that a caller gave.
+        EngineError::Graph(error @ GraphError::UnknownTensor(_)) => {
+            of_graph(&error).at(&format!("{options}.layers"))
+        }
         EngineError::Graph(error) => of_graph(&error),
         EngineError::Head(error) => of_head(&error),
         EngineError::Label(error) => of_label(&error),
-        EngineError::Explain(error) => of_explain(&error),
+        EngineError::Explain(error) => of_explain(&error, options),
         EngineError::HeadFile { .. } => Problem::new(Code::DataLoss, "CORRUPT", text),
         EngineError::Unknown { .. } => Problem::new(Code::NotFound, "UNKNOWN_NAME", text),
         EngineError::NotLoaded(_) => Problem::new(Code::Unavailable, "NOT_LOADED", text),
@@ -253,7 +292,7 @@ fn of_learning(error: LearningError, picture: &str) -> Problem {
         LearningError::Store(error) => {
             of_store(&error, picture.strip_suffix("image").unwrap_or(""))
         }
-        LearningError::Engine(error) => of_engine(error, picture),
+        LearningError::Engine(error) => of_engine(error, picture, "options"),
         LearningError::Train(_) => Problem::new(Code::FailedPrecondition, "TRAINING", text),
         LearningError::Head(error) => of_head(&error),
         LearningError::Export(_) => Problem::new(Code::FailedPrecondition, "EXPORT", text),
@@ -392,21 +431,20 @@ fn of_head(error: &HeadError) -> Problem {
     }
 }
 
-fn of_explain(error: &ExplainError) -> Problem {
+fn of_explain(error: &ExplainError, options: &str) -> Problem {
     let text = error.to_string();
+    let refused = |reason, field: &str| {
+        Problem::new(Code::InvalidArgument, reason, text.as_str()).at(&format!("{options}.{field}"))
+    };
     match error {
         ExplainError::BadClass(_)
         | ExplainError::ClassRange { .. }
         | ExplainError::UnknownLabel(_)
-        | ExplainError::AmbiguousLabel { .. } => {
-            Problem::new(Code::InvalidArgument, "CLASS", text).at("options.class")
-        }
-        ExplainError::NotSpatial { .. } => {
-            Problem::new(Code::InvalidArgument, "NOT_SPATIAL", text).at("options.layers")
-        }
-        ExplainError::Range { .. } => {
-            Problem::new(Code::InvalidArgument, "RANGE", text).at("options")
-        }
+        | ExplainError::AmbiguousLabel { .. } => refused("CLASS", "class"),
+        ExplainError::NotSpatial { .. } => refused("NOT_SPATIAL", "layers"),
+        ExplainError::Behind { .. } => refused("NOT_ON_THE_WAY", "layers"),
+        ExplainError::Range { field, .. } => refused("RANGE", field),
+        ExplainError::Unsuitable { field, .. } => refused("UNSUITABLE", field),
         ExplainError::NoSpatialLayer => {
             Problem::new(Code::FailedPrecondition, "NO_SPATIAL_LAYER", text)
         }

@@ -2,8 +2,8 @@
 
 use graftd::client::messages::audit_dataset_response::Part;
 use graftd::client::messages::{
-    AuditDatasetRequest, ClassAudit, DatasetSettings, ExplainMethod, ExplainOptions,
-    ExplainRequest, NewSample, PredictRequest, Retention, new_sample,
+    AuditDatasetRequest, Box, ClassAudit, DatasetSettings, ExplainMethod, ExplainOptions,
+    ExplainRequest, NewSample, OverlayOptions, PredictRequest, Retention, new_sample,
 };
 use graftd::client::{AuditStream, Client, ClientError, ErrorKind, Picture};
 use graftd::engine::PoolOptions;
@@ -163,6 +163,20 @@ async fn what_cannot_be_audited_is_refused_with_its_reason() {
     let class = ExplainOptions { class: "0".into(), ..ExplainOptions::default() };
     let error = refused(&client, with(class)).await;
     assert_eq!((error.kind, error.field.as_str()), (ErrorKind::InvalidArgument, "options.class"));
+    let whole = Box { x0: 0.0, y0: 0.0, x1: 9.0, y1: 9.0 };
+    for (options, field) in [
+        (ExplainOptions { quality: true, ..Default::default() }, "quality"),
+        (ExplainOptions { true_boxes: vec![whole], ..Default::default() }, "true_boxes"),
+        (ExplainOptions { photograph_map: true, ..Default::default() }, "photograph_map"),
+        (
+            ExplainOptions { overlay: Some(OverlayOptions::default()), ..Default::default() },
+            "overlay",
+        ),
+    ] {
+        let error = refused(&client, with(options)).await;
+        assert_eq!(error.kind, ErrorKind::InvalidArgument, "{field}: {error}");
+        assert_eq!(error.field, format!("options.{field}"));
+    }
     let layer = ExplainOptions { layers: vec!["nowhere".into()], ..ExplainOptions::default() };
     let error = refused(&client, with(layer)).await;
     assert_eq!(error.kind, ErrorKind::NotFound, "unknown layer: {error}");

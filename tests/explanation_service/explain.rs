@@ -4,8 +4,9 @@ use crate::common::daemon::{Daemon, photograph};
 use crate::common::onnx::{brightness, load, model, node, weights};
 use graftd::client::messages::explanation_service_client::ExplanationServiceClient;
 use graftd::client::messages::{
-    Evidence, ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest, OverlayOptions,
-    PredictRequest, explain_stream_response::Result as Outcome,
+    Box, Evidence, ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest,
+    OverlayOptions, PredictRequest, PredictStreamRequest,
+    explain_stream_response::Result as Outcome,
 };
 use graftd::client::{ErrorKind, Picture};
 use tokio_stream::StreamExt;
@@ -86,17 +87,86 @@ async fn what_cannot_be_explained_is_refused_with_the_field_at_fault() {
     let daemon = Daemon::start().await;
     let client = daemon.client().await;
     let class = |class: &str| ExplainOptions { class: class.into(), ..ExplainOptions::default() };
-    for bad in ["4", "label:elephant", "tabby", "1-9"] {
-        let error = client.explain(explain(class(bad))).await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::InvalidArgument, "{bad}: {error}");
-        assert!(error.message.contains("class") || error.message.contains("label"), "{error}");
+    let layer = |layer: &str| ExplainOptions { layers: vec![layer.into()], ..class("") };
+    let by_input =
+        |options| ExplainOptions { method: ExplainMethod::InputGradient.into(), ..options };
+    let signed = ExplainOptions { evidence: Evidence::Signed.into(), ..class("") };
+    let cases = [
+        (class("4"), ErrorKind::InvalidArgument, "class"),
+        (class("99999999999999999999999"), ErrorKind::InvalidArgument, "class"),
+        (class("label:elephant"), ErrorKind::InvalidArgument, "class"),
+        (class("tabby"), ErrorKind::InvalidArgument, "class"),
+        (class("1-9"), ErrorKind::InvalidArgument, "class"),
+        (layer("features"), ErrorKind::InvalidArgument, "layers"),
+        (layer("nowhere"), ErrorKind::NotFound, "layers"),
+        (by_input(layer("nowhere")), ErrorKind::InvalidArgument, "layers"),
+        (by_input(signed), ErrorKind::InvalidArgument, "evidence"),
+    ];
+    let mut stream = ExplanationServiceClient::new(daemon.channel().await);
+    for (options, kind, field) in cases {
+        let error = client.explain(explain(options.clone())).await.unwrap_err();
+        assert_eq!((error.kind, error.field), (kind, format!("options.{field}")));
+
+        let beside = PredictRequest {
+            explain: Some(options.clone()),
+            ..PredictRequest::from(Picture::from_bytes(photograph()))
+        };
+        let error = client.predict(beside.clone()).await.unwrap_err();
+        assert_eq!((error.kind, error.field), (kind, format!("explain.{field}")));
+
+        let item = ExplainStreamRequest { request: Some(explain(options)), ..Default::default() };
+        let items = tokio_stream::once(item);
+        let mut answers = stream.explain_stream(items).await.unwrap().into_inner();
+        let answer = answers.next().await.unwrap().unwrap();
+        let Some(Outcome::Failure(failure)) = answer.result else { panic!("refused") };
+        assert_eq!(failure.field, format!("request.options.{field}"));
+
+        let item = PredictStreamRequest { request: Some(beside), ..Default::default() };
+        let mut answers = client.predict_stream(tokio_stream::once(item)).await.unwrap();
+        let failure = answers.next().await.unwrap().unwrap().result.unwrap_err();
+        assert_eq!(failure.field, format!("request.explain.{field}"));
     }
-    let layers = ExplainOptions { layers: vec!["nowhere".into()], ..ExplainOptions::default() };
-    let error = client.explain(explain(layers)).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    let damaged = ExplainRequest::from(Picture::from_bytes(b"no picture".to_vec()));
+    let item = ExplainStreamRequest { request: Some(damaged), ..Default::default() };
+    let items = tokio_stream::once(item);
+    let mut answers = stream.explain_stream(items).await.unwrap().into_inner();
+    let answer = answers.next().await.unwrap().unwrap();
+    let Some(Outcome::Failure(failure)) = answer.result else { panic!("refused") };
+    assert_eq!(failure.field, "request.image");
+
     let headless = ExplainRequest { backbone: "features".into(), ..explain(class("")) };
     let error = client.explain(headless).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
+}
+
+#[tokio::test]
+async fn true_boxes_alone_bring_the_pointing_game_and_curves_only_where_asked_for() {
+    let daemon = Daemon::start().await;
+    daemon.serve_too("brightness", load(&brightness(4.0, 16)).unwrap());
+    let client = daemon.client().await;
+    let measured = async |quality: bool, class: &str, boxes: &[[f32; 4]]| {
+        let boxes = boxes.iter().map(|[x0, y0, x1, y1]| Box { x0: *x0, y0: *y0, x1: *x1, y1: *y1 });
+        let options = ExplainOptions {
+            class: class.into(),
+            quality,
+            true_boxes: boxes.collect(),
+            ..ExplainOptions::default()
+        };
+        let request = ExplainRequest { backbone: "brightness".into(), ..explain(options) };
+        client.explain(request).await.unwrap().explanation.unwrap().quality
+    };
+    let everywhere = [[0.0, 0.0, 10_000.0, 10_000.0]];
+    assert!(measured(false, "0", &[]).await.is_none());
+    let found = measured(false, "0", &everywhere).await.unwrap();
+    assert_eq!(found.pointing_hit, Some(true));
+    assert!((found.true_box_energy.unwrap() - 1.0).abs() < 1e-5);
+    assert_eq!((found.insertion, found.deletion, found.average_drop), (None, None, None));
+    let found = measured(true, "0", &[]).await.unwrap();
+    assert!(found.insertion.unwrap() > 0.0 && found.average_drop.is_some());
+    assert_eq!((found.pointing_hit, found.true_box_energy), (None, None));
+    // Nothing speaks for the second class: no pixel comes first.
+    let found = measured(true, "1", &everywhere).await.unwrap();
+    assert_eq!((found.insertion, found.pointing_hit), (None, Some(false)));
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
-//! Callers that leave in the middle.
+//! Callers that leave in the middle, and callers that need not wait for the end.
 
 use std::time::{Duration, Instant};
 
-use graftd::client::messages::{ExplainMethod, ExplainOptions, ExplainRequest};
-use graftd::client::{Client, Picture};
+use graftd::client::messages::{ExplainMethod, ExplainOptions, ExplainRequest, PredictRequest};
+use graftd::client::{Client, ErrorKind, Picture};
 use tract_onnx::pb::ModelProto;
 
 use crate::common::daemon::{Daemon, photograph};
@@ -60,11 +60,11 @@ async fn leave(daemon: &Daemon, caller: Client, others: &Client) {
     assert_eq!(daemon.engine.statistics().busy, 1, "Score-CAM is still at work");
     call.abort();
     let left = Instant::now();
-    // The only worker answers: it has let go of the explanation.
+    // A prediction is answered in any case; the only worker rests once it let go of the explanation.
     others.predict(Picture::from_bytes(photograph()).into()).await.unwrap();
+    daemon.busy(0).await;
     let waited = left.elapsed();
     assert!(call.await.unwrap_err().is_cancelled());
-    daemon.busy(0).await;
     let after = daemon.engine.statistics();
     assert_eq!((after.queued, after.finished - before.finished), (0, 2));
     // Twice the run: other tests share the machine. All of Score-CAM would be 2048 runs.
@@ -79,4 +79,69 @@ async fn score_cam_stops_within_a_run_and_100_ms_when_its_caller_leaves() {
     let others = daemon.client().await;
     leave(&daemon, others.clone(), &others).await;
     leave(&daemon, daemon.client().await, &others).await;
+}
+
+#[tokio::test]
+async fn predictions_on_the_only_worker_are_answered_in_the_middle_of_score_cam() {
+    let daemon = Daemon::start().await;
+    daemon.serve_too("wide", load(&wide()).unwrap());
+    let client = daemon.client().await;
+    client.explain(request(ExplainMethod::EigenCam)).await.unwrap();
+    daemon.busy(0).await;
+    let caller = client.clone();
+    let mut wanted = request(ExplainMethod::ScoreCam);
+    wanted.options.as_mut().unwrap().channels = Some(300);
+    let mut long = tokio::spawn(async move { caller.explain(wanted).await });
+    daemon.busy(1).await;
+    for _ in 0..3 {
+        tokio::select! {
+            biased;
+            _ = &mut long => panic!("Score-CAM went first"),
+            answer = client.predict(Picture::from_bytes(photograph()).into()) => answer.unwrap(),
+        };
+    }
+    let found = long.await.unwrap().unwrap().explanation.unwrap();
+    assert!(found.map.iter().all(|value| value.is_finite()));
+}
+
+#[tokio::test]
+async fn only_a_map_in_closed_form_comes_with_the_priority_of_its_prediction() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let beside = |options| PredictRequest {
+        explain: Some(options),
+        ..PredictRequest::from(Picture::from_bytes(photograph()))
+    };
+    let layer = |name: &str| ExplainOptions { layers: vec![name.into()], ..Default::default() };
+    let by = |method: ExplainMethod| ExplainOptions { method: method.into(), ..Default::default() };
+    let cases = [
+        (ExplainOptions::default(), true),
+        (layer("relu2"), true),
+        (by(ExplainMethod::LayerCam), true),
+        (layer("relu1"), false),
+        (by(ExplainMethod::InputGradient), false),
+        (by(ExplainMethod::AblationCam), false),
+        (ExplainOptions { quality: true, ..ExplainOptions::default() }, false),
+    ];
+    // With the queue of predictions full, what counts as one is refused, and all else still waits.
+    let _worker = daemon.occupy().await;
+    for waiting in 1..=2 {
+        let predicting = client.clone();
+        tokio::spawn(
+            async move { predicting.predict(Picture::from_bytes(photograph()).into()).await },
+        );
+        daemon.queued(waiting).await;
+    }
+    for (options, is_cheap) in cases {
+        if is_cheap {
+            let refused = client.predict(beside(options)).await.unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::ResourceExhausted, "{refused}");
+            continue;
+        }
+        let (explaining, request) = (client.clone(), beside(options));
+        let waiting = tokio::spawn(async move { explaining.predict(request).await });
+        daemon.queued(3).await;
+        waiting.abort();
+        daemon.queued(2).await;
+    }
 }

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use graftd::base::cancel::Cancel;
 use graftd::explain::{
-    Demand, Evidence, Explainer, Map, Method, Request, explain, quality, sanity,
+    Demand, Evidence, Explainer, Judge, Map, Method, Request, explain, quality, sanity,
 };
 use graftd::vision::HeatMap;
 
-use crate::{OWN, common, named, run, small};
+use crate::{OWN, common, head, named, run, small};
 
 /// A picture for the tiny networks.
 fn picture() -> Vec<f32> {
@@ -88,6 +88,7 @@ fn every_method_answers_with_finite_numbers_even_for_a_picture_of_one_colour() {
     for (value, evidence) in each {
         let input = vec![value; network.plan().input_len()];
         for method in Method::ALL {
+            let evidence = if method.is_saliency() { Evidence::For } else { evidence };
             let request = Request { method, evidence, flip_smoothing: true, ..Request::default() };
             let found = run(&network, &input, &[], &request);
             assert!(found.map.values.iter().all(|v| v.abs() <= 1.0), "{method} {value}");
@@ -124,16 +125,56 @@ fn a_map_changes_when_the_network_forgets_and_its_quality_is_measured() {
     let explainer = Explainer::new(&network, &[], Demand::LayerGradient, false).unwrap();
     let cancel = Cancel::default();
     let found = explain(&explainer, &network, &input, None, &OWN, &request, &cancel).unwrap();
-    let stages = sanity::cascade(&network, &input, &OWN, &found, &request, &cancel).unwrap();
-    for stage in &stages {
+    let cascade = |most| {
+        let found = sanity::cascade(&network, &input, &OWN, &found, &request, most, &cancel);
+        found.unwrap()
+    };
+    let whole = cascade(None);
+    for stage in &whole.stages {
         println!("{:<40} {:.3}", stage.node, stage.correlation);
     }
-    assert!(stages.iter().all(|stage| stage.correlation < 0.9));
+    assert!(whole.stages.len() >= 20, "one stage a layer of twenty");
+    assert!(whole.changed() && whole.at_the_end().abs() <= sanity::THRESHOLD);
+    let few = cascade(Some(4));
+    assert_eq!(few.stages.len(), 4);
+    assert_eq!(few.stages[0], whole.stages[0], "the classifier alone comes first");
+    assert_eq!(few.stages[3].node, whole.stages.last().unwrap().node, "down to the picture");
     let measured =
-        quality::measure(&explainer, &network, &input, &OWN, &found, None, &cancel).unwrap();
+        quality::measure(&explainer, &network, &input, &OWN, &found, &cancel).unwrap().unwrap();
     println!("{} {} {}", measured.insertion, measured.deletion, measured.average_drop);
     assert!(measured.insertion > measured.deletion);
     assert!((0.0..=1.0).contains(&measured.average_drop));
+}
+
+#[test]
+fn the_first_stage_of_the_cascade_shuffles_the_head_or_the_classifier_alone() {
+    let network = small("tiny/logits.onnx");
+    let head = head(network.embedding().width);
+    let layers = ["conv2", "conv1"];
+    for judge in [OWN, Judge { head: Some(&head), labels: &[] }] {
+        let by_head = judge.head.is_some();
+        let first = if by_head { "the head" } else { "classifier" };
+        let cancel = Cancel::default();
+        let of = |method| {
+            let request = Request { method, ..Request::default() };
+            let demand = Demand::of(method);
+            let explainer = Explainer::new(&network, &[], demand, by_head).unwrap();
+            let found =
+                explain(&explainer, &network, &picture(), None, &judge, &request, &cancel).unwrap();
+            sanity::cascade(&network, &picture(), &judge, &found, &request, None, &cancel).unwrap()
+        };
+        let cascade = of(Method::GradCam);
+        let nodes: Vec<&str> = cascade.stages.iter().map(|stage| stage.node.as_str()).collect();
+        assert_eq!(nodes.len(), 3, "{nodes:?}");
+        for (node, expected) in nodes.iter().zip([first].iter().chain(&layers)) {
+            assert!(node.starts_with(expected), "{nodes:?}");
+        }
+        assert!(cascade.stages[0].correlation < 0.999, "what judges has forgotten");
+        // Eigen-CAM looks at no class: only the layers below can change it.
+        let cascade = of(Method::EigenCam);
+        assert!(cascade.stages[0].correlation > 0.999);
+        assert!(cascade.stages[2].correlation < 0.999);
+    }
 }
 
 #[test]

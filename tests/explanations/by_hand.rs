@@ -37,7 +37,7 @@ fn curves_and_drop_are_those_of_a_network_that_can_be_worked_out_by_hand() {
     let cancel = Cancel::default();
     let found = explain(&explainer, &network, &input, None, &OWN, &request, &cancel).unwrap();
     let measured =
-        quality::measure(&explainer, &network, &input, &OWN, &found, None, &cancel).unwrap();
+        quality::measure(&explainer, &network, &input, &OWN, &found, &cancel).unwrap().unwrap();
     let probability = |mean: f32| 1.0 / (1.0 + (-SLOPE * mean).exp());
     // The map is the red channel over its maximum, so the brightest pixels come first: two a step.
     let mean = red.iter().sum::<f32>() / 100.0;
@@ -53,4 +53,18 @@ fn curves_and_drop_are_those_of_a_network_that_can_be_worked_out_by_hand() {
     let weighted = red.iter().map(|value| value * value).sum::<f32>() / 100.0;
     let drop = 1.0 - probability(weighted) / probability(mean);
     assert!((measured.average_drop - drop).abs() < 1e-5, "{}", measured.average_drop);
+}
+
+#[test]
+fn a_map_without_anything_hot_gets_no_areas_that_the_order_of_equal_pixels_would_make_up() {
+    let network = load(&brightness(SLOPE, 10)).unwrap();
+    let input: Vec<f32> = (0..300).map(|at| (at % 7) as f32 / 7.0).collect();
+    // Nothing speaks for the second class, whose logit is always 0.
+    let request = Request { class: "1".parse().unwrap(), ..Request::default() };
+    let explainer = Explainer::new(&network, &[], Demand::LayerGradient, false).unwrap();
+    let cancel = Cancel::default();
+    let found = explain(&explainer, &network, &input, None, &OWN, &request, &cancel).unwrap();
+    assert!(found.map.is_zero() && !found.map.has_positive_evidence());
+    let measured = quality::measure(&explainer, &network, &input, &OWN, &found, &cancel).unwrap();
+    assert_eq!(measured, None);
 }

@@ -12,6 +12,7 @@ mod channels_last;
 mod elephants;
 mod missing;
 mod parity;
+mod pooling;
 mod refusals;
 
 use std::path::Path;
@@ -22,6 +23,7 @@ use common::json::numbers;
 use graftd::base::cancel::Cancel;
 use graftd::explain::{Demand, Explainer, Explanation, Judge, Request, explain};
 use graftd::graph::{Network, Options, Source};
+use graftd::heads::{Classifier, Head, Kind, Linear, Matrix, Transform};
 use serde_json::Value;
 
 /// The network's own classifier.
@@ -43,6 +45,14 @@ pub fn named(assets: &Path, id: &str) -> (AssetModel, Network) {
 /// A list of numbers.
 pub fn floats(value: &Value) -> Vec<f32> {
     numbers(value).into_iter().map(|number| number as f32).collect()
+}
+
+/// A linear head of three classes with arbitrary weights.
+pub fn head(width: usize) -> Head {
+    let values = (0..3 * width).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 500.0).collect();
+    let linear = Linear::new(Matrix::new(3, width, values).unwrap(), vec![0.1, 0.0, -0.1]).unwrap();
+    let classes = ["a", "b", "c"].map(String::from).to_vec();
+    Head::new(Kind::Softmax, classes, Transform::default(), Classifier::Linear(linear)).unwrap()
 }
 
 /// Explains with the network's own classifier.

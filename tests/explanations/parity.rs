@@ -4,10 +4,9 @@ use std::path::Path;
 
 use graftd::base::cancel::Cancel;
 use graftd::explain::{ClassSpec, Demand, Explainer, Judge, Method, Request, ScoreKind, explain};
-use graftd::heads::{Classifier, Head, Kind, Linear, Matrix, Transform};
 use serde_json::Value;
 
-use crate::{OWN, common, fixture, floats, named, run};
+use crate::{OWN, common, fixture, floats, head, named, run};
 
 /// Score-CAM runs these a thousand times a photograph: a test of its own, out of the daily ones.
 const SLOW: [&str; 2] = ["mobilenet-v2", "googlenet"];
@@ -44,6 +43,26 @@ fn compare_all(wanted: impl Fn(&str, Method) -> bool) {
     }
 }
 
+#[test]
+fn raw_maps_agree_where_activations_have_both_signs() {
+    let Some(assets) = common::assets() else { return };
+    let reference = fixture("explanations.json");
+    let signed =
+        |(id, expected): (&String, &Value)| Some((id.clone(), expected.get("signed")?.clone()));
+    let cases: Vec<(String, Value)> =
+        reference.as_object().unwrap().iter().filter_map(signed).collect();
+    assert!(!cases.is_empty());
+    for (id, expected) in cases {
+        let methods = Method::ALL.into_iter();
+        for method in methods.filter(|method| !method.is_saliency() && !method.is_occlusion()) {
+            let errors = compare(&assets, &id, &expected, method);
+            let photographs = errors.map(|error| format!("{error:.0e}")).join("  ");
+            println!("{id} {} {method:<14} {photographs}", expected["layer"]);
+            assert!(errors.iter().all(|error| *error <= 1e-3), "{id} {method}: {photographs}");
+        }
+    }
+}
+
 /// The error for each photograph, the larger of the two where the fixture has eigen smoothing too.
 fn compare(assets: &Path, id: &str, expected: &Value, method: Method) -> [f32; 3] {
     let (model, network) = named(assets, id);
@@ -55,10 +74,11 @@ fn compare(assets: &Path, id: &str, expected: &Value, method: Method) -> [f32; 3
         let request = Request { method, class, ..Request::default() };
         let ours = run(&network, &inputs[index], &layers, &request);
         let error = map_error(&ours.map.raw, &floats(&photograph["raw"][method.name()]), method);
-        let Some(smooth) = photograph["eigen_smoothing"].get(method.name()) else { return error };
+        let smooth = photograph.get("eigen_smoothing").and_then(|smooth| smooth.get(method.name()));
+        let Some(smooth) = smooth else { return error };
         let request = Request { eigen_smoothing: true, ..request };
         let ours = run(&network, &inputs[index], &layers, &request);
-        error.max(map_error(&ours.map.raw, &floats(smooth), Method::EigenCam))
+        error.max(map_error(&ours.map.raw, &floats(smooth), method))
     };
     std::thread::scope(|scope| {
         let all = [0, 1, 2].map(|index| scope.spawn(move || error(index)));
@@ -66,7 +86,7 @@ fn compare(assets: &Path, id: &str, expected: &Value, method: Method) -> [f32; 3
     })
 }
 
-/// Relative to the reference's largest magnitude; a principal component up to its sign.
+/// Relative to the reference's largest magnitude; Eigen-CAM, which has no sign of its own, up to that.
 fn map_error(ours: &[f32], theirs: &[f32], method: Method) -> f32 {
     assert_eq!(ours.len(), theirs.len());
     let scale = theirs.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
@@ -114,12 +134,4 @@ fn the_closed_form_of_a_pooled_linear_head_equals_the_general_sweep() {
             assert!(error <= 1e-5, "{id} by head {by_head}: {error:.1e}");
         }
     }
-}
-
-/// A linear head of three classes with arbitrary weights.
-fn head(width: usize) -> Head {
-    let values = (0..3 * width).map(|i| ((i * 7919 % 101) as f32 - 50.0) / 500.0).collect();
-    let linear = Linear::new(Matrix::new(3, width, values).unwrap(), vec![0.1, 0.0, -0.1]).unwrap();
-    let classes = ["a", "b", "c"].map(String::from).to_vec();
-    Head::new(Kind::Softmax, classes, Transform::default(), Classifier::Linear(linear)).unwrap()
 }

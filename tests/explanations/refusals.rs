@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use graftd::base::cancel::Cancel;
 use graftd::explain::{
-    Demand, ExplainError, Explainer, Explanation, Method, Request, SmoothGrad, explain,
+    Demand, Evidence, ExplainError, Explainer, Explanation, Method, Request, SmoothGrad, explain,
 };
 use graftd::graph::{GraphError, Network};
 
@@ -67,7 +67,26 @@ fn a_class_out_of_range_and_an_unknown_label_are_refused() {
     let range = with("4").unwrap_err();
     assert!(matches!(range, ExplainError::ClassRange { index: 4, classes: 4 }), "{range:?}");
     assert!(matches!(with("0-4").unwrap_err(), ExplainError::ClassRange { .. }));
+    let range = with("99999999999999999999999").unwrap_err();
+    assert!(range.to_string().contains("out of range"), "{range}");
     assert!(matches!(with("label:tabby").unwrap_err(), ExplainError::UnknownLabel(_)));
+}
+
+#[test]
+fn methods_that_explain_at_the_input_take_no_layer_and_know_no_evidence_against() {
+    let network = small("tiny/logits.onnx");
+    for method in [Method::InputGradient, Method::SmoothGrad] {
+        for layer in ["relu2", "nowhere"] {
+            let refused = prepare(&network, layer, method).unwrap_err();
+            assert!(matches!(refused, ExplainError::Unsuitable { field: "layers", .. }));
+        }
+        for evidence in [Evidence::Against, Evidence::Signed] {
+            let request = Request { method, evidence, ..Request::default() };
+            let refused = attempt(&network, &request).unwrap_err();
+            assert!(matches!(refused, ExplainError::Unsuitable { field: "evidence", .. }));
+            assert!(refused.to_string().contains("sign"), "{refused}");
+        }
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn every_rule_of_the_table_has_a_row() {
 /// The ONNX files of the repository, and those that architectures.py has made.
 fn files() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = [root.join("models/builtin"), root.join("tests/reference/tiny")];
+    let folders = ["models", "tests", "benches"].map(|folder| root.join(folder));
     let generated = std::env::var_os("GRAFTD_ARCHITECTURES").map(PathBuf::from);
     let files = folders.into_iter().chain(generated).flat_map(walkdir::WalkDir::new);
     let files = files.into_iter().map(|entry| entry.expect("a readable folder").into_path());
@@ -50,7 +50,12 @@ fn decluttered(path: PathBuf) -> (String, TypedModel) {
 fn every_operator_of_every_network_at_hand_has_a_row() {
     let proved = proved();
     let assets = networks().into_iter().map(|network| (network.id, network.model));
-    for (id, model) in files().into_iter().map(decluttered).chain(assets) {
+    let files = files();
+    for folder in ["builtin", "tiny", "awkward"] {
+        let in_it = |path: &PathBuf| path.parent().is_some_and(|parent| parent.ends_with(folder));
+        assert!(files.iter().any(in_it), "{folder} is among them");
+    }
+    for (id, model) in files.into_iter().map(decluttered).chain(assets) {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for node in model.nodes() {
             *counts.entry(operator_of(node.op.as_ref())).or_default() += 1;

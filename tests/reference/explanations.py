@@ -3,7 +3,7 @@
 
 Three photographs x six networks x every method that the library has, at the last feature map; some
 with eigen smoothing; and the Keras tutorial's recipe (probability, mean of gradients, channel mean) by
-autograd. The occluding methods run mobilenet-v2 and googlenet a thousand times a photograph, which
+autograd. Of one network also a layer half-way down whose activations have both signs, in float64. The occluding methods run mobilenet-v2 and googlenet a thousand times a photograph, which
 takes half an hour. With --time also the time of its Grad-CAM on one thread.
 
     .venv/bin/python tests/reference/explanations.py
@@ -29,6 +29,8 @@ HERE = pathlib.Path(__file__).parent
 # activation is zero (elsewhere to -1e7, against the paper).
 NETWORKS = ["resnet20-cifar10", "person-mobilenet-v1-0.25-96", "mobilenet-v1-0.25-128",
             "regnetx-200mf", "mobilenet-v2", "googlenet"]
+# A sum of a residual block: it ends in no rectifier.
+SIGNED = {"mobilenet-v2": "add_73"}
 METHODS = {
     "grad-cam": GradCAM, "grad-cam++": GradCAMPlusPlus, "hires-cam": HiResCAM,
     "xgrad-cam": XGradCAM, "layer-cam": LayerCAM, "eigen-cam": EigenCAM,
@@ -51,6 +53,12 @@ def raw_map(method, network, layer, x, index, eigen_smooth=False):
     return kept["raw"][0]
 
 
+def oriented(smooth, plain):
+    """A principal component has the sign that the decomposition happens to give it: turned so that it
+    shows the evidence that the plain sum over the channels shows."""
+    return smooth if (smooth * plain).sum() >= 0 else -smooth
+
+
 def keras_recipe(network, layer, x, index):
     """https://keras.io/examples/vision/grad_cam: mean over channels of pooled gradient x map."""
     logits = network(x)
@@ -62,6 +70,23 @@ def keras_recipe(network, layer, x, index):
     return heat.detach().numpy()
 
 
+def signed(path, layer, photographs):
+    """The raw maps at a layer whose activations have both signs, all in float64, but for the occluding
+    methods: hundreds of runs in float64, and there pytorch-grad-cam ablates to -1e7."""
+    network = OnnxNetwork(path, torch.float64)
+    result = []
+    for x in photographs:
+        x = x.double()
+        index = int(network(x)[0].argmax())
+        assert network.values[layer].min() < 0
+        maps = {name: raw_map(m, network, layer, x, index) for name, m in METHODS.items()
+                if name not in ("score-cam", "ablation-cam")}
+        height, width = maps["grad-cam"].shape
+        result.append({"class": index, "height": height, "width": width,
+                       "raw": {name: numbers(m) for name, m in maps.items()}})
+    return {"layer": layer, "photographs": result}
+
+
 def numbers(array):
     return [float(f"{value:.7g}") for value in np.asarray(array, np.float64).reshape(-1)]
 
@@ -70,6 +95,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--assets", type=pathlib.Path, default=ASSETS)
     parser.add_argument("--time", action="store_true")
+    parser.add_argument("--only-signed", action="store_true",
+                        help="renew the layers with both signs and keep all else")
     parser.add_argument("--only", choices=NETWORKS, nargs="+", default=NETWORKS,
                         help="renew these and keep the others")
     options = parser.parse_args()
@@ -79,13 +106,20 @@ def main():
     result = json.loads(fixture.read_text()) if fixture.exists() else {}
     for model in sorted((m for m in models if m["id"] in options.only),
                         key=lambda m: NETWORKS.index(m["id"])):
-        network = OnnxNetwork(options.assets / model["file"])
+        path, inputs = options.assets / model["file"], reference_input(options.assets, model).split(1)
+        both_signs = SIGNED.get(model["id"])
+        if options.only_signed:
+            if both_signs:
+                result[model["id"]]["signed"] = signed(path, both_signs, inputs)
+                fixture.write_text(json.dumps(result, separators=(",", ":")) + "\n")
+            continue
+        network = OnnxNetwork(path)
         layer = model["feature_map"]
         photographs = []
-        for x in reference_input(options.assets, model).split(1):
+        for x in inputs:
             index = int(network(x)[0].argmax())
             maps = {name: raw_map(m, network, layer, x, index) for name, m in METHODS.items()}
-            smooth = {name: raw_map(METHODS[name], network, layer, x, index, True)
+            smooth = {name: oriented(raw_map(METHODS[name], network, layer, x, index, True), maps[name])
                       for name in ("grad-cam", "hires-cam")}
             keras = keras_recipe(network, layer, x, index)
             height, width = maps["grad-cam"].shape
@@ -96,6 +130,8 @@ def main():
                 "keras": numbers(keras),
             })
         result[model["id"]] = {"layer": layer, "photographs": photographs}
+        if both_signs:
+            result[model["id"]]["signed"] = signed(path, both_signs, inputs)
         print(model["id"], [p["class"] for p in photographs], flush=True)
         if options.time and model["id"] == "mobilenet-v2":
             print("grad-cam, one thread:", measure(network, layer, x, index))

@@ -236,13 +236,20 @@ pub fn explanation(
         box_energy: region.map_or(0.0, |region| region.energy),
         photograph_map: wanted.photograph_map.then(|| photograph_map(explained, &heat)),
         overlay: draw(explained, wanted).map_err(EngineError::from)?.into(),
-        quality: explained.quality.as_ref().map(|quality| ExplanationQuality {
-            insertion: quality.insertion,
-            deletion: quality.deletion,
-            average_drop: quality.average_drop,
-            pointing_hit: quality.pointing_hit,
-            true_box_energy: quality.true_box_energy,
-        }),
+        quality: quality(explained, wanted),
+    })
+}
+
+/// Present where it was asked for or boxes were given.
+fn quality(explained: &Explained, wanted: &Explain) -> Option<ExplanationQuality> {
+    let Explained { quality, pointing, .. } = explained;
+    let curves = quality.as_ref();
+    (wanted.options.quality || pointing.is_some()).then(|| ExplanationQuality {
+        insertion: curves.map(|quality| quality.insertion),
+        deletion: curves.map(|quality| quality.deletion),
+        average_drop: curves.map(|quality| quality.average_drop),
+        pointing_hit: pointing.map(|pointing| pointing.hit),
+        true_box_energy: pointing.map(|pointing| pointing.energy),
     })
 }
 

@@ -12,7 +12,7 @@ use super::blocking::blocking;
 use crate::base::cancel::Cancel;
 use crate::base::name::Name;
 use crate::engine::learning::LearningError;
-use crate::engine::{EngineError, ExplainOptions, Explained, Priority, Subject, Target};
+use crate::engine::{Beside, EngineError, ExplainOptions, Explained, Subject, Target};
 use crate::explain::audit::{Audit as Findings, ClassAudit as Finding, GRID, Look};
 use crate::explain::{ClassName, ClassSpec, ExplainError};
 use crate::heads::HeadError;
@@ -53,9 +53,23 @@ impl Audit {
         deadline: Option<Instant>,
     ) -> Result<Self, FieldError> {
         let options = request.options.unwrap_or_default();
-        if !options.class.is_empty() {
-            let problem = "must be empty: each sample's own class is explained";
-            return Err(FieldError::new("options.class", problem));
+        let senseless = [
+            (
+                "class",
+                !options.class.is_empty(),
+                "must be empty: each sample's own class is explained",
+            ),
+            ("overlay", options.overlay.is_some(), "must be absent: an audit returns no overlays"),
+            ("photograph_map", options.photograph_map, "must be false: an audit returns mean maps"),
+            ("quality", options.quality, "must be false: an audit measures no curves"),
+            (
+                "true_boxes",
+                !options.true_boxes.is_empty(),
+                "must be empty: every sample has its own objects, and no sample has boxes",
+            ),
+        ];
+        if let Some((field, _, problem)) = senseless.into_iter().find(|(_, set, _)| *set) {
+            return Err(FieldError::new(field, problem).within("options"));
         }
         let wanted: Explain = options.try_into().within("options")?;
         let per_class = ranged("samples_per_class", request.samples_per_class, 1..=10_000, 100)?;
@@ -185,8 +199,8 @@ impl Audit {
             cancel.check().map_err(EngineError::from)?;
             let subject = Subject::Encoded(image.clone().into());
             let (engine, options) = (&self.shared.engine, options.clone());
-            let priority = Priority::Background;
-            match engine.explain(priority, &self.target, subject, options, cancel) {
+            let beside = Beside::Predictions;
+            match engine.explain(beside, &self.target, subject, options, cancel) {
                 Ok(ticket) => return Ok(ticket.await??),
                 Err(EngineError::QueueFull { .. }) => tokio::time::sleep(PATIENCE).await,
                 Err(error) => return Err(error.into()),

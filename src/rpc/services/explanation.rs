@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Shared;
 use super::audit::Audit;
 use crate::base::cancel::Cancel;
-use crate::engine::Priority;
+use crate::engine::Beside;
 use crate::proto::graft::explain_stream_response::Result as Outcome;
 use crate::proto::graft::explanation_service_server::ExplanationService;
 use crate::proto::graft::{
@@ -50,7 +50,7 @@ impl Explanations {
         let cancel = Cancel::with_deadline(deadline);
         let engine = &self.shared.engine;
         let options = wanted.options.clone();
-        let ticket = engine.explain(Priority::Background, &target, subject, options, cancel)?;
+        let ticket = engine.explain(Beside::Predictions, &target, subject, options, cancel)?;
         let explained = ticket.await??;
         let answer = &explained.answer;
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
@@ -67,7 +67,7 @@ impl Explanations {
         let answer = async {
             check_length("correlation_id", &correlation_id, MAXIMUM_CORRELATION_ID)?;
             let request = request.required("request")?;
-            self.answer(request, deadline).await
+            self.answer(request, deadline).await.map_err(|error| error.within("request"))
         };
         let result = match answer.await {
             Ok(response) => Outcome::Response(response),

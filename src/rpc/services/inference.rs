@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use crate::base::cancel::Cancel;
-use crate::engine::Priority;
+use crate::engine::{Beside, Priority};
 use crate::proto::graft::inference_service_server::InferenceService;
 use crate::proto::graft::predict_stream_response::Result as Outcome;
 use crate::proto::graft::{
@@ -66,13 +66,12 @@ impl Inference {
             request.explain.take().unwrap_or_default().try_into().within("explain")?;
         let Predict { subject, target, top_k } = request.try_into()?;
         let cancel = Cancel::with_deadline(deadline);
-        // A map that costs next to nothing comes as quickly as the prediction.
-        let cheap = wanted.options.is_cheap();
-        let priority = if cheap { Priority::Foreground } else { Priority::Background };
         let options = wanted.options.clone();
-        let engine = &self.shared.engine;
-        let ticket = engine.explain(priority, &target, subject.clone(), options, cancel)?;
-        let explained = ticket.await??;
+        let (engine, beside) = (&self.shared.engine, Beside::OwnPrediction);
+        let explain =
+            async { engine.explain(beside, &target, subject.clone(), options, cancel)?.await? };
+        let at_explain = |error| RpcError::from(error).with_options_at("explain");
+        let explained = explain.await.map_err(at_explain)?;
         let answer = &explained.answer;
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
         self.shared.learning.capture(answer, &subject);
@@ -95,7 +94,7 @@ impl Inference {
         let answer = async {
             check_length("correlation_id", &correlation_id, MAXIMUM_CORRELATION_ID)?;
             let request = request.required("request")?;
-            self.answer(request, deadline).await.map_err(within_request)
+            self.answer(request, deadline).await.map_err(|error| error.within("request"))
         };
         let result = match answer.await {
             Ok(response) => Outcome::Response(response),
@@ -157,18 +156,5 @@ impl InferenceService for Inference {
         };
         let answer = answer.await.inspect_err(|_| self.shared.meter.failed())?;
         Ok(Response::new(answer))
-    }
-}
-
-/// Errors of the request that stands in a stream item's field `request`.
-fn within_request(error: RpcError) -> RpcError {
-    match error {
-        RpcError::Field(error) => error.within("request").into(),
-        other @ (RpcError::Engine { .. }
-        | RpcError::Learning { .. }
-        | RpcError::Keeper(_)
-        | RpcError::TooManyUploads(_)
-        | RpcError::Silent(_)
-        | RpcError::NotYet(_)) => other.with_picture_at("request.image"),
     }
 }
