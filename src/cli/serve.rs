@@ -39,6 +39,7 @@ impl Serve {
             .enable_all()
             .build()
             .map_err(|reason| AppError::System { what: "threads", reason })?;
+        #[allow(clippy::wildcard_enum_match_arm)] // the lock's own error, and the rest
         runtime.block_on(serve(&config, global)).map_err(|error| match error {
             AppError::Store(error) => held(error, "give this one another --state-dir"),
             other => other.into(),

@@ -236,7 +236,7 @@ async fn every_option_of_a_training_is_kept_to_and_remembered() {
         kept,
         TrainingOptions {
             neighbours: None,
-            hidden_width: Some(256),
+            hidden_width: Some(128),
             false_alarm_rate: Some(0.05),
             ..options
         }
