@@ -22,10 +22,10 @@ impl Overlays {
         if pictures > 1 && !is_folder {
             return Err(format!("--overlay {shown} must be a folder for several images"));
         }
-        let ends_in = |ending: &&str| {
+        let ends_in = |ending: &str| {
             target.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
         };
-        if !is_folder && !["png", "jpg", "jpeg"].iter().any(|ending| ends_in(ending)) {
+        if !is_folder && !["png", "jpg", "jpeg"].into_iter().any(ends_in) {
             return Err(format!("--overlay {shown} must end in .png or .jpg, or be a folder"));
         }
         Ok(Self { target: target.to_path_buf(), is_folder, taken: HashSet::new() })
