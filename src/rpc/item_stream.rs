@@ -13,7 +13,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
-use super::status::{self, RpcError};
+use super::error::RpcError;
+use super::status;
 use crate::engine::EngineError;
 
 /// What happens to items that arrive faster than they can be answered.

@@ -1,12 +1,13 @@
 //! The daemon's edge: protobuf in, protobuf out.
 //!
 //! A request goes through `services` (thin), `convert` (generated types end there), the engine, and
-//! back; whatever fails becomes a status in `status`, in one place. `open_inference` is the same for
+//! back; whatever fails is an `error` and becomes a status in `status`, in one place. `open_inference` is the same for
 //! the Open Inference Protocol.
 
 mod calls;
 mod convert;
 mod deadline;
+mod error;
 mod item_stream;
 mod listener;
 mod meter;

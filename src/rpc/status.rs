@@ -3,14 +3,13 @@
 //! The caller gets what it needs to do better: the field at fault, when to try again, a stable name
 //! for the reason. What only we can put right goes to the log under an id that the caller is told.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::convert::field::FieldError;
+use super::error::{Place, RpcError};
 use crate::backbones::{BackboneError, LabelError};
 use crate::engine::learning::LearningError;
 use crate::engine::{EngineError, KeeperError};
@@ -31,120 +30,6 @@ const RETRY_JOB_AFTER: Duration = Duration::from_secs(10);
 
 /// The configuration key of the largest message.
 const LIMIT_KEY: &str = "server.max_message_mib";
-
-/// Why a request is not answered.
-#[derive(Debug)]
-pub enum RpcError {
-    /// A field is not as it must be.
-    Field(FieldError),
-    /// The engine refused or failed.
-    Engine {
-        /// What it said.
-        error: EngineError,
-        /// The path of the picture's field in the request.
-        picture: Cow<'static, str>,
-        /// The path of the field with the explanation's options in the request.
-        options: Cow<'static, str>,
-    },
-    /// A backbone cannot be brought in, loaded, unloaded or deleted.
-    Keeper(KeeperError),
-    /// Samples, training or heads.
-    Learning {
-        /// What went wrong.
-        error: LearningError,
-        /// The path of the picture's field in the request.
-        picture: Cow<'static, str>,
-    },
-    /// As many backbones are being uploaded as may be at a time.
-    TooManyUploads(usize),
-    /// The sender of an upload has been silent for this time.
-    Silent(Duration),
-    /// Part of the wire contract that this version does not do yet.
-    NotYet(&'static str),
-}
-
-impl From<FieldError> for RpcError {
-    fn from(error: FieldError) -> Self {
-        Self::Field(error)
-    }
-}
-
-impl From<KeeperError> for RpcError {
-    fn from(error: KeeperError) -> Self {
-        Self::Keeper(error)
-    }
-}
-
-impl From<EngineError> for RpcError {
-    fn from(error: EngineError) -> Self {
-        Self::Engine { error, picture: Cow::Borrowed("image"), options: Cow::Borrowed("options") }
-    }
-}
-
-impl From<LearningError> for RpcError {
-    fn from(error: LearningError) -> Self {
-        #[allow(clippy::wildcard_enum_match_arm)] // the engine's own, and the rest
-        match error {
-            LearningError::Engine(error) => error.into(),
-            error => Self::Learning { error, picture: Cow::Borrowed("image") },
-        }
-    }
-}
-
-impl From<StoreError> for RpcError {
-    fn from(error: StoreError) -> Self {
-        LearningError::from(error).into()
-    }
-}
-
-impl RpcError {
-    /// The same error where the picture stands in another field than `image`.
-    #[must_use]
-    pub fn with_picture_at(self, path: impl Into<Cow<'static, str>>) -> Self {
-        match self {
-            Self::Engine { error, options, .. } => {
-                Self::Engine { error, picture: path.into(), options }
-            }
-            Self::Learning { error, .. } => Self::Learning { error, picture: path.into() },
-            other @ (Self::Field(_)
-            | Self::Keeper(_)
-            | Self::TooManyUploads(_)
-            | Self::Silent(_)
-            | Self::NotYet(_)) => other,
-        }
-    }
-}
-
-impl RpcError {
-    /// The same error where the explanation's options stand in another field than `options`.
-    #[must_use]
-    pub fn with_options_at(self, path: &'static str) -> Self {
-        #[allow(clippy::wildcard_enum_match_arm)] // only the engine explains
-        match self {
-            Self::Engine { error, picture, .. } => {
-                Self::Engine { error, picture, options: path.into() }
-            }
-            other => other,
-        }
-    }
-
-    /// The same error seen from the message that holds the request in its field `parent`.
-    #[must_use]
-    pub fn within(self, parent: &str) -> Self {
-        let longer = |path: Cow<'static, str>| Cow::Owned(format!("{parent}.{path}"));
-        match self {
-            Self::Field(error) => Self::Field(error.within(parent)),
-            Self::Engine { error, picture, options } => {
-                Self::Engine { error, picture: longer(picture), options: longer(options) }
-            }
-            Self::Learning { error, picture } => Self::Learning { error, picture: longer(picture) },
-            other @ (Self::Keeper(_)
-            | Self::TooManyUploads(_)
-            | Self::Silent(_)
-            | Self::NotYet(_)) => other,
-        }
-    }
-}
 
 /// All that is told to the caller.
 struct Problem {
@@ -189,9 +74,9 @@ impl From<RpcError> for Problem {
             RpcError::Field(error) => {
                 Self::new(Code::InvalidArgument, "FIELD", error.to_string()).at(error.path())
             }
-            RpcError::Engine { error, picture, options } => of_engine(error, &picture, &options),
+            RpcError::Engine(error, place) => of_engine(error, &place),
             RpcError::Keeper(error) => of_keeper(error),
-            RpcError::Learning { error, picture } => of_learning(error, &picture),
+            RpcError::Learning(error, place) => of_learning(error, &place),
             RpcError::TooManyUploads(most) => {
                 let message =
                     format!("{most} backbones are being uploaded already; try again later");
@@ -212,18 +97,18 @@ impl From<RpcError> for Problem {
     }
 }
 
-fn of_engine(error: EngineError, picture: &str, options: &str) -> Problem {
+fn of_engine(error: EngineError, place: &Place) -> Problem {
     let text = error.to_string();
     match error {
-        EngineError::Picture(error) => of_vision(&error, picture),
+        EngineError::Picture(error) => of_vision(&error, &place.picture()),
         // Only explanations look for tensors by names that a caller gave.
         EngineError::Graph(error @ GraphError::UnknownTensor(_)) => {
-            of_graph(&error).at(&format!("{options}.layers"))
+            of_graph(&error).at(&place.option("layers"))
         }
         EngineError::Graph(error) => of_graph(&error),
         EngineError::Head(error) => of_head(&error),
         EngineError::Label(error) => of_label(&error),
-        EngineError::Explain(error) => of_explain(&error, options),
+        EngineError::Explain(error) => of_explain(&error, place),
         EngineError::HeadFile { .. } => Problem::new(Code::DataLoss, "CORRUPT", text),
         EngineError::Unknown { .. } => Problem::new(Code::NotFound, "UNKNOWN_NAME", text),
         EngineError::NotLoaded(_) => Problem::new(Code::Unavailable, "NOT_LOADED", text),
@@ -285,14 +170,11 @@ fn of_backbone(error: &BackboneError) -> Problem {
     }
 }
 
-fn of_learning(error: LearningError, picture: &str) -> Problem {
+fn of_learning(error: LearningError, place: &Place) -> Problem {
     let text = error.to_string();
     match error {
-        // Other fields stand beside the picture's.
-        LearningError::Store(error) => {
-            of_store(&error, picture.strip_suffix("image").unwrap_or(""))
-        }
-        LearningError::Engine(error) => of_engine(error, picture, "options"),
+        LearningError::Store(error) => of_store(&error, place),
+        LearningError::Engine(error) => of_engine(error, place),
         LearningError::Train(_) => Problem::new(Code::FailedPrecondition, "TRAINING", text),
         LearningError::Head(error) => of_head(&error),
         LearningError::Export(_) => Problem::new(Code::FailedPrecondition, "EXPORT", text),
@@ -320,12 +202,11 @@ fn of_learning(error: LearningError, picture: &str) -> Problem {
     }
 }
 
-/// `beside` is how the paths of the request's fields begin.
-fn of_store(error: &StoreError, beside: &str) -> Problem {
+fn of_store(error: &StoreError, place: &Place) -> Problem {
     let problem = |code, reason| Problem::new(code, reason, error.to_string());
     match error {
         StoreError::Invalid { field, .. } => {
-            problem(Code::InvalidArgument, "FIELD").at(&format!("{beside}{field}"))
+            problem(Code::InvalidArgument, "FIELD").at(&place.field(field))
         }
         StoreError::UnknownDataset(_)
         | StoreError::UnknownSample { .. }
@@ -431,10 +312,10 @@ fn of_head(error: &HeadError) -> Problem {
     }
 }
 
-fn of_explain(error: &ExplainError, options: &str) -> Problem {
+fn of_explain(error: &ExplainError, place: &Place) -> Problem {
     let text = error.to_string();
     let refused = |reason, field: &str| {
-        Problem::new(Code::InvalidArgument, reason, text.as_str()).at(&format!("{options}.{field}"))
+        Problem::new(Code::InvalidArgument, reason, text.as_str()).at(&place.option(field))
     };
     match error {
         ExplainError::BadClass(_)
@@ -532,6 +413,7 @@ pub fn deadline_passed(tonics: &Status) -> Option<Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::convert::field::FieldError;
 
     fn status(error: impl Into<RpcError>) -> Status {
         error.into().into()

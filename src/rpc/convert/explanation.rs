@@ -12,7 +12,7 @@ use crate::proto::graft::{
     self, Box as ProtoBox, ExplainMethod, ExplainResponse, ExplainedClass, ExplanationQuality,
     MapScaling, OverlayFormat, PhotographMap, Point, Prediction,
 };
-use crate::rpc::status::RpcError;
+use crate::rpc::error::RpcError;
 use crate::vision::{
     BoundingBox, ColorMap, DEFAULT_STRENGTH, HeatMap, ImageFormat, VisionError, encode, overlay,
 };

@@ -3,7 +3,7 @@
 use super::signature::{Output, Signature};
 use crate::engine::{Answer, Answerer, Snapshot, Target};
 use crate::rpc::convert::field::FieldError;
-use crate::rpc::status::RpcError;
+use crate::rpc::error::RpcError;
 use crate::vision::TensorLayout;
 
 /// The only version of a backbone.

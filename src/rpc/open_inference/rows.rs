@@ -7,8 +7,8 @@ use super::model::{self, Model};
 use super::tensors;
 use crate::base::cancel::Cancel;
 use crate::engine::{Answer, Embedded, EngineError, Priority, Subject, Ticket};
+use crate::rpc::error::RpcError;
 use crate::rpc::services::Shared;
-use crate::rpc::status::RpcError;
 
 /// A row that waits or runs. Dropping it frees its place.
 enum Row {

@@ -14,8 +14,8 @@ use crate::proto::inference::{
     ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
 use crate::rpc::deadline;
+use crate::rpc::error::RpcError;
 use crate::rpc::services::Shared;
-use crate::rpc::status::RpcError;
 
 /// The service.
 #[derive(Clone, Debug)]

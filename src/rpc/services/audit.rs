@@ -23,7 +23,7 @@ use crate::proto::graft::{
 use crate::rpc::convert::explanation::Explain;
 use crate::rpc::convert::field::{FieldError, Within, ranged};
 use crate::rpc::convert::{sample, target};
-use crate::rpc::status::RpcError;
+use crate::rpc::error::RpcError;
 use crate::store::{Filter, Keep, Sample, StoreError};
 
 /// Samples listed at one time.
@@ -222,11 +222,11 @@ struct Failures {
 fn is_of_one_sample(error: &RpcError) -> bool {
     #[allow(clippy::wildcard_enum_match_arm)] // every error but these
     match error {
-        RpcError::Learning { error, .. } => matches!(
+        RpcError::Learning(error, _) => matches!(
             error,
             LearningError::NoSamples(_) | LearningError::Store(StoreError::Corrupt(_))
         ),
-        RpcError::Engine { error, .. } => matches!(
+        RpcError::Engine(error, _) => matches!(
             error,
             EngineError::Picture(_)
                 | EngineError::Head(HeadError::NotFinite { .. })

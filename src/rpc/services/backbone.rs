@@ -21,7 +21,8 @@ use crate::proto::graft::{
 use crate::rpc::convert::backbone;
 use crate::rpc::convert::field::{FieldError, Within};
 use crate::rpc::convert::manifest::name;
-use crate::rpc::status::{RpcError, name_the_limit};
+use crate::rpc::error::RpcError;
+use crate::rpc::status::name_the_limit;
 
 /// The largest model taken, in bytes. VGG-19, the largest of the catalogue, has 575 MB.
 const MAXIMUM_MODEL_BYTES: u64 = 1 << 30;

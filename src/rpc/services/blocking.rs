@@ -1,7 +1,7 @@
 //! Work that waits for the disk, away from the threads that serve connections.
 
 use crate::engine::EngineError;
-use crate::rpc::status::RpcError;
+use crate::rpc::error::RpcError;
 
 /// Runs `work` on a thread that may block.
 ///

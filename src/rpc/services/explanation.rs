@@ -19,8 +19,8 @@ use crate::rpc::convert::explanation::{Explain, explain_response};
 use crate::rpc::convert::field::{Required, Within, check_length};
 use crate::rpc::convert::{image, request, target};
 use crate::rpc::deadline;
+use crate::rpc::error::RpcError;
 use crate::rpc::item_stream::{self, Limits, Policy};
-use crate::rpc::status::RpcError;
 
 /// Bytes of a correlation id.
 const MAXIMUM_CORRELATION_ID: usize = 200;

@@ -24,7 +24,7 @@ use crate::rpc::convert::field::{FieldError, Required, Within};
 use crate::rpc::convert::job::{evaluation, optional_name};
 use crate::rpc::convert::sample::{filter, name};
 use crate::rpc::convert::{head, head_version};
-use crate::rpc::status::RpcError;
+use crate::rpc::error::RpcError;
 use crate::store::Split;
 
 /// Bytes a piece of an export.

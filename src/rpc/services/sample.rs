@@ -25,8 +25,8 @@ use crate::rpc::convert::field::{FieldError, Required, Within, check_length, ran
 use crate::rpc::convert::sample::{self as convert, Surroundings, name};
 use crate::rpc::convert::target;
 use crate::rpc::deadline;
+use crate::rpc::error::RpcError;
 use crate::rpc::item_stream::{self, Limits, Policy};
-use crate::rpc::status::RpcError;
 use crate::store::{Filter, Sample, SampleKey, StoreError};
 
 /// Bytes of a correlation id.
@@ -56,7 +56,7 @@ impl Samples {
         let dataset = incoming.dataset.clone();
         let cancel = Cancel::with_deadline(deadline);
         let stored = self.store(incoming, cancel, full).await;
-        let stored = stored.map_err(|error| error.with_picture_at("sample.image"))?;
+        let stored = stored.map_err(|error| error.within("sample"))?;
         Ok((dataset, stored))
     }
 

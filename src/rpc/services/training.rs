@@ -20,8 +20,8 @@ use crate::proto::graft::{
 use crate::rpc::convert::field::{FieldError, Within, ranged};
 use crate::rpc::convert::job::{self as convert, job_id, optional_name};
 use crate::rpc::convert::sample::name;
+use crate::rpc::error::RpcError;
 use crate::rpc::item_stream;
-use crate::rpc::status::RpcError;
 use crate::store::JobId;
 
 /// The service.
