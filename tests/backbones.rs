@@ -258,30 +258,38 @@ async fn a_preprocessing_that_makes_no_sense_is_refused_before_the_file_is_taken
     drop(pieces);
 }
 
+/// Three callers ask the backbone `steady` without a pause until `change` has ended; all are answered.
+async fn steady_answers_during(client: &Client, change: impl Future<Output = ()>) {
+    let changing = AtomicBool::new(true);
+    let ask = || async {
+        let mut answered = 0;
+        while changing.load(Ordering::Relaxed) {
+            assert_eq!(predict(client, "steady").await.unwrap(), "steady");
+            answered += 1;
+        }
+        answered
+    };
+    let change = async {
+        change.await;
+        changing.store(false, Ordering::Relaxed);
+    };
+    let (one, other, third, ()) = tokio::join!(ask(), ask(), ask(), change);
+    assert!(one > 0 && other > 0 && third > 0);
+}
+
 #[tokio::test]
 async fn a_backbone_is_replaced_under_running_requests_and_none_fails() {
     let daemon = Daemon::start_roomy().await;
     let client = daemon.client().await;
     upload(&client, manifest("steady"), "logits.onnx").await.unwrap();
     let before = client.get_backbone("steady").await.unwrap().backbone.unwrap();
-    let changing = AtomicBool::new(true);
-    let ask = || async {
-        let mut answered = 0;
-        while changing.load(Ordering::Relaxed) {
-            assert_eq!(predict(&client, "steady").await.unwrap(), "steady");
-            answered += 1;
-        }
-        answered
-    };
     let change = async {
         for file in ["softmax.onnx", "logits.onnx", "softmax.onnx"] {
             let new = BackboneManifest { replace: true, ..manifest("steady") };
             upload(&client, new, file).await.unwrap();
         }
-        changing.store(false, Ordering::Relaxed);
     };
-    let (one, other, third, ()) = tokio::join!(ask(), ask(), ask(), change);
-    assert!(one > 0 && other > 0 && third > 0);
+    steady_answers_during(&client, change).await;
 
     let after = client.get_backbone("steady").await.unwrap();
     let named = |after: &graftd::client::messages::GetBackboneResponse| {
@@ -408,25 +416,14 @@ async fn loading_anew_and_unloading_fail_no_request_that_runs() {
     daemon.put_on_device("steady");
     daemon.put_on_device("coming-and-going");
     client.load_backbone("steady").await.unwrap();
-    let changing = AtomicBool::new(true);
-    let ask = || async {
-        let mut answered = 0;
-        while changing.load(Ordering::Relaxed) {
-            assert_eq!(predict(&client, "steady").await.unwrap(), "steady");
-            answered += 1;
-        }
-        answered
-    };
     let change = async {
         for _ in 0..10 {
             client.load_backbone("steady").await.unwrap();
             client.load_backbone("coming-and-going").await.unwrap();
             client.unload_backbone("coming-and-going").await.unwrap();
         }
-        changing.store(false, Ordering::Relaxed);
     };
-    let (one, other, third, ()) = tokio::join!(ask(), ask(), ask(), change);
-    assert!(one > 0 && other > 0 && third > 0);
+    steady_answers_during(&client, change).await;
 
     client.load_backbone("coming-and-going").await.unwrap();
     let occupied = [daemon.occupy().await, daemon.occupy().await];
@@ -446,8 +443,12 @@ async fn a_backbone_is_deleted_with_the_embeddings_that_it_made_where_that_is_as
     let client = daemon.client().await;
     // A preprocessing of its own makes embeddings of its own.
     let preprocessing = Preprocessing { scale: 1.0 / 128.0, ..Preprocessing::default() };
-    let other = BackboneManifest { preprocessing: Some(preprocessing), ..manifest("other") };
-    upload(&client, other, "logits.onnx").await.unwrap();
+    for id in ["other", "twin"] {
+        let preprocessing = Some(preprocessing.clone());
+        let manifest = BackboneManifest { preprocessing, ..manifest(id) };
+        upload(&client, manifest, "logits.onnx").await.unwrap();
+    }
+    client.unload_backbone("twin").await.unwrap();
     let width = daemon.engine.snapshot().backbones["other"].network.embedding().width;
     let picture = PredictRequest::from(Picture::from_bytes(photograph())).image.unwrap();
     let embedding = Embedding { backbone: "other".into(), values: vec![0.5; width] };
@@ -470,6 +471,10 @@ async fn a_backbone_is_deleted_with_the_embeddings_that_it_made_where_that_is_as
     assert_eq!(refused.kind, ErrorKind::Unavailable, "{refused}");
     client.load_backbone("other").await.unwrap();
     client.delete_backbone_with_embeddings("other").await.unwrap();
+    let shared = client.list_datasets().await.unwrap().remove(0);
+    assert_eq!(shared, before, "the same network under another id makes the same, loaded or not");
+    client.load_backbone("twin").await.unwrap();
+    client.delete_backbone_with_embeddings("twin").await.unwrap();
     let after = client.list_datasets().await.unwrap().remove(0);
     assert_eq!((before.sample_count, after.sample_count), (2, 1), "nothing else was of it");
     let gone = 2 * 2 * width as u64 + "embedding".len() as u64;

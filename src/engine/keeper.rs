@@ -7,7 +7,7 @@ use super::{Engine, LiveBackbone, Snapshot};
 use crate::backbones::{
     BUILT_IN, BackboneError, Backbones, Checker, Incoming, Manifest, NewBackbone,
 };
-use crate::base::{memory, name::Name};
+use crate::base::{digest::Digest, memory, name::Name};
 
 /// The backbones of a state folder, beside an engine that serves some of them. Everything here may
 /// take seconds: call it where waiting is allowed.
@@ -141,20 +141,39 @@ impl BackboneKeeper {
         self.get(id)
     }
 
-    /// Deletes a backbone; requests that run finish.
+    /// Deletes a backbone; requests that run finish. Returns the key of its embeddings if nothing else
+    /// on the device makes them; that is known only of one that was loaded.
     ///
     /// # Errors
     /// An unknown id, the built-in backbone, or [`KeeperError::InUse`].
-    pub fn delete(&self, id: &Name) -> Result<(), KeeperError> {
+    pub fn delete(&self, id: &Name) -> Result<Option<Digest>, KeeperError> {
         refuse_built_in(id)?;
         let _one_at_a_time = self.change();
         self.refuse_in_use(id)?;
+        let orphaned = self.embeddings_of_it_alone(id)?;
         self.folder.remove(id)?;
         self.publish(|snapshot| {
             snapshot.backbones.remove(id);
             snapshot.unloaded.remove(id);
         });
-        Ok(())
+        Ok(orphaned)
+    }
+
+    /// The key of the embeddings that `id` makes and no other backbone on the device: none that is
+    /// loaded, and of those that are not none of the same file.
+    fn embeddings_of_it_alone(&self, id: &Name) -> Result<Option<Digest>, KeeperError> {
+        let kept = self.list()?;
+        let Some(own) = kept.iter().find(|kept| kept.id == *id).and_then(|own| own.live.as_ref())
+        else {
+            return Ok(None);
+        };
+        let shares = |other: &KeptBackbone| match (&other.live, &other.manifest) {
+            (Some(live), _) => live.embedding_key() == own.embedding_key(),
+            (None, Some(manifest)) => manifest.sha256 == own.network.digest(),
+            (None, None) => false,
+        };
+        let shared = kept.iter().any(|other| other.id != *id && shares(other));
+        Ok((!shared).then(|| own.embedding_key()))
     }
 
     /// Begins to receive a model of at most `limit` bytes.

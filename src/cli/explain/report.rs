@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cli::output;
 use crate::engine::Explained;
 use crate::explain::{Evidence, sanity};
-use crate::terminal::print;
+use crate::terminal::{self, print};
 use crate::vision::ResizePolicy;
 
 /// An explained image, and what became of its map when the network forgot.
@@ -24,7 +24,8 @@ impl Shown<'_> {
         let score = explanation.score;
         let on_picture = explanation.region.map(|region| placement.box_to_picture(region.bounds));
         let mut timings = output::timings(&answer.timings);
-        timings["explain"] = json!(self.explained.elapsed.as_secs_f64() * 1e3);
+        timings["explain"] =
+            json!(terminal::milliseconds(self.explained.elapsed.as_secs_f64() * 1e3));
         let mut object = json!({
             "image": self.image.to_string_lossy(),
             "backbone": answer.by.backbone.name.as_str(),

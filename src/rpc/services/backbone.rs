@@ -194,18 +194,12 @@ impl BackboneService for BackboneManager {
         let id = name("backbone", &backbone).map_err(RpcError::from)?;
         let shared = self.shared.clone();
         self.keep(move |keeper| {
-            let live = shared.engine.snapshot().backbones.get(&id).cloned();
-            if delete_embeddings && live.is_none() {
-                // One that does not exist is told before one that is not loaded.
-                let target = Target::Backbone(backbone);
-                shared.engine.snapshot().resolve(&target)?;
+            if delete_embeddings {
+                // Of one that is not loaded nobody knows which they are.
+                shared.engine.snapshot().resolve(&Target::Backbone(backbone))?;
             }
-            keeper.delete(&id)?;
-            let Some(live) = live.filter(|_| delete_embeddings) else { return Ok(()) };
-            let key = live.embedding_key();
-            // The same network under another id goes on using them.
-            let left = shared.engine.snapshot();
-            if left.backbones.values().all(|other| other.embedding_key() != key) {
+            let orphaned = keeper.delete(&id)?;
+            if let Some(key) = orphaned.filter(|_| delete_embeddings) {
                 shared.learning.store().delete_embeddings(key)?;
             }
             Ok(())
