@@ -13,6 +13,7 @@ use common::daemon::{Daemon, photograph, reference};
 use graftd::client::Picture;
 use graftd::client::messages::new_sample::Content;
 use graftd::client::messages::{NewSample, PredictRequest};
+use graftd::vision::{Preprocessing, Preset};
 use serde_json::{Value, json};
 
 const GRAFTCTL: &str = env!("CARGO_BIN_EXE_graftctl");
@@ -284,6 +285,21 @@ async fn a_backbone_is_uploaded_with_everything_that_can_be_said_of_it_and_repla
     let incomplete = graftctl(&daemon, &incomplete);
     let message = String::from_utf8_lossy(&incomplete.await.stderr).into_owned();
     assert!(message.contains("--preset"), "{message}");
+}
+
+#[tokio::test]
+async fn a_preset_is_the_same_from_afar_as_on_the_device() {
+    let daemon = Daemon::start().await;
+    let model = reference("tiny/logits.onnx").display().to_string();
+    let presets = [Preset::Imagenet, Preset::Tf, Preset::Caffe, Preset::Unit];
+    for (name, preset) in ["imagenet", "tf", "caffe", "unit"].into_iter().zip(presets) {
+        let upload = ["backbones", "upload", &model, "--id", name, "--preset", name];
+        let output = graftctl(&daemon, &upload).await;
+        assert!(output.status.success(), "{output:?}");
+        let live = &daemon.engine.snapshot().backbones[name];
+        let size = live.preprocessing.size;
+        assert_eq!(live.preprocessing, Preprocessing::preset(preset, size), "{name}");
+    }
 }
 
 #[tokio::test]
