@@ -15,7 +15,9 @@ pub enum BackboneError {
     #[error("no backbone {0} is on this device; `graftd models list` shows those that are")]
     Unknown(Name),
     /// A backbone of this id is there already.
-    #[error("there is a backbone {0} already; choose another id, or replace it with --force")]
+    #[error(
+        "there is a backbone {0} already; choose another id, or replace it (graftd: --force, graftctl: --replace)"
+    )]
     Exists(Name),
     /// The catalogue has no such entry.
     #[error("the catalogue has no backbone {0}; `graftd models list` shows what it has")]
