@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -259,7 +260,7 @@ async fn a_preprocessing_that_makes_no_sense_is_refused_before_the_file_is_taken
 }
 
 /// Three callers ask the backbone `steady` without a pause until `change` has ended; all are answered.
-async fn steady_answers_during(client: &Client, change: impl Future<Output = ()>) {
+async fn steady_answers_during(client: &Client, change: Pin<Box<impl Future<Output = ()>>>) {
     let changing = AtomicBool::new(true);
     let ask = || async {
         let mut answered = 0;
@@ -283,12 +284,12 @@ async fn a_backbone_is_replaced_under_running_requests_and_none_fails() {
     let client = daemon.client().await;
     upload(&client, manifest("steady"), "logits.onnx").await.unwrap();
     let before = client.get_backbone("steady").await.unwrap().backbone.unwrap();
-    let change = async {
+    let change = Box::pin(async {
         for file in ["softmax.onnx", "logits.onnx", "softmax.onnx"] {
             let new = BackboneManifest { replace: true, ..manifest("steady") };
             upload(&client, new, file).await.unwrap();
         }
-    };
+    });
     steady_answers_during(&client, change).await;
 
     let after = client.get_backbone("steady").await.unwrap();
@@ -416,13 +417,13 @@ async fn loading_anew_and_unloading_fail_no_request_that_runs() {
     daemon.put_on_device("steady");
     daemon.put_on_device("coming-and-going");
     client.load_backbone("steady").await.unwrap();
-    let change = async {
+    let change = Box::pin(async {
         for _ in 0..10 {
             client.load_backbone("steady").await.unwrap();
             client.load_backbone("coming-and-going").await.unwrap();
             client.unload_backbone("coming-and-going").await.unwrap();
         }
-    };
+    });
     steady_answers_during(&client, change).await;
 
     client.load_backbone("coming-and-going").await.unwrap();

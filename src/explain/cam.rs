@@ -14,7 +14,8 @@ const XGRAD_EPSILON: f32 = 1e-7;
 /// The raw map of a gradient method: one signed number a pixel.
 ///
 /// With `eigen_smoothing` the weighted activations are projected on their first principal
-/// component instead of summed over the channels; its sign is that of the sum. Methods without a layer gradient give Eigen-CAM.
+/// component instead of summed over the channels; its sign is that of the sum. Methods without a
+/// layer gradient give Eigen-CAM.
 pub fn gradient_map(
     method: Method,
     activations: &FeatureMap<'_>,

@@ -71,14 +71,13 @@ pub(super) fn describe(
     layers
 }
 
-/// The last spatial layer among those that computes something, a waist if there is one.
-pub(super) fn last_spatial<'a>(
-    layers: impl DoubleEndedIterator<Item = &'a Layer> + Clone,
-) -> Option<&'a Layer> {
+/// The name of the last spatial layer among `those` that computes something, a waist if there is one.
+pub(super) fn last_spatial(layers: &[Layer], those: impl Fn(&Layer) -> bool) -> Option<String> {
     let computes = |layer: &&Layer| {
         let renames = ["Identity", "Dropout", "Transpose", "Reshape", "Cast"];
-        layer.spatial && !renames.contains(&layer.operator.as_str())
+        layer.spatial && those(layer) && !renames.contains(&layer.operator.as_str())
     };
-    let computing = layers.filter(computes).rev();
-    computing.clone().find(|layer| layer.waist).or_else(|| computing.clone().next())
+    let mut computing = layers.iter().rev().filter(computes);
+    let last = computing.clone().find(|layer| layer.waist).or_else(|| computing.next());
+    last.map(|layer| layer.name.clone())
 }

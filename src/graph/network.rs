@@ -93,6 +93,7 @@ pub struct Network {
     embedding: Embedding,
     layers: Vec<Layer>,
     last_spatial: Option<String>,
+    last_spatial_of_embedding: Option<String>,
     plan: Plan,
 }
 
@@ -158,8 +159,10 @@ impl Network {
             EmbeddingSource::Tensor(name) | EmbeddingSource::PooledMap(name) => name,
         };
         let mut layers = layer::describe(&structure, &data, &waists, &anatomy.logits, embedded);
-        let before_logits = layers.iter().filter(|layer| layer.before_logits);
-        let last_spatial = layer::last_spatial(before_logits).map(|layer| layer.name.clone());
+        // By the waists that there are, whichever of them may be cut at.
+        let last_spatial = layer::last_spatial(&layers, |layer| layer.before_logits);
+        let last_spatial_of_embedding =
+            layer::last_spatial(&layers, |layer| layer.before_embedding);
         keep_waists(&mut layers, &options.overrides.waists)?;
         let output_shape = shapes.get(&output).cloned().unwrap_or_default();
 
@@ -186,6 +189,7 @@ impl Network {
             embedding,
             layers,
             last_spatial,
+            last_spatial_of_embedding,
             plan,
         })
     }
@@ -254,7 +258,7 @@ impl Network {
     /// The last spatial layer on which the embedding depends: where Grad-CAM looks by default when a
     /// head judges. `None` if there is none.
     pub fn last_spatial_of_embedding(&self) -> Option<&Layer> {
-        layer::last_spatial(self.layers.iter().filter(|layer| layer.before_embedding))
+        self.last_spatial_of_embedding.as_deref().and_then(|name| self.layer(name).ok())
     }
 
     /// The plan that serves predictions; [`Network::parts`] says what its outputs are.

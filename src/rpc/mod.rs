@@ -1,8 +1,8 @@
 //! The daemon's edge: protobuf in, protobuf out.
 //!
 //! A request goes through `services` (thin), `convert` (generated types end there), the engine, and
-//! back; whatever fails is an `error` and becomes a status in `status`, in one place. `open_inference` is the same for
-//! the Open Inference Protocol.
+//! back; whatever fails is an `error` and becomes a status in `status`, in one place. `open_inference`
+//! is the same for the Open Inference Protocol.
 
 mod calls;
 mod convert;

@@ -2,9 +2,9 @@
 //!
 //! [`Learning`] is what the services talk to. A sample goes through `intake`; a training is a record
 //! and a turn of the one thread in `jobs`, whose work is `training`; what becomes of its head is
-//! decided in `promotion`, beside the versions that `lineage` names, and done in `versions`; `capture` keeps pictures that a head was not sure
-//! of; `examination` finds what is wrong with a dataset; `following` lets a head learn each sample as it
-//! comes.
+//! decided in `promotion`, beside the versions that `lineage` names, and done in `versions`; `capture`
+//! keeps pictures that a head was not sure of; `examination` finds what is wrong with a dataset;
+//! `following` lets a head learn each sample as it comes.
 
 mod background;
 mod capture;
