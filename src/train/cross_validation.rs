@@ -3,11 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
-
-use super::fit::{Options, Phase, Progress, fit};
-use super::lbfgs::Stop;
-use super::recipe::{self, Recipe};
+use super::fit::{Options, Progress, fit};
 use super::report::Tally;
 use super::rows::Subset;
 use super::{Report, Samples, TrainError, calibration::top, folds};
@@ -109,68 +105,10 @@ fn only_present(mut samples: Samples<'_>) -> (Samples<'_>, Vec<usize>) {
     (samples, present)
 }
 
-/// Accuracy on held-out samples after training on some number of samples.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct LearningPoint {
-    /// Samples trained on.
-    pub samples: usize,
-    /// Share right of those held out.
-    pub accuracy: f64,
-}
-
-/// Whether more samples would help: `recipe` fitted on an eighth, a quarter, a half and all of what
-/// is not held out, each judged on the same held-out samples, over `options.folds` folds.
-///
-/// # Errors
-/// As [`fit`].
-pub fn learning_curve(
-    samples: &Samples<'_>,
-    recipe: &Recipe,
-    options: &Options,
-    cancel: &Cancel,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<LearningPoint>, TrainError> {
-    samples.check(cancel)?;
-    let classes = samples.classes.len();
-    let folds = options.folds.max(2);
-    let assigned = folds::of_samples(samples, folds, options.seed);
-    // Eighths within the training part of each fold, so that smaller sets lie within larger ones.
-    let eighths = folds::of_samples(samples, 8, options.seed.wrapping_add(1));
-    let mut points = Vec::new();
-    for share in [1, 2, 4, 8] {
-        let (mut trained_on, mut right, mut judged) = (0, 0, 0);
-        for fold in 0..folds {
-            let (kept, held_out) = folds::split_samples(samples, &assigned, fold);
-            let kept: Vec<usize> = kept.into_iter().filter(|&i| eighths[i] < share).collect();
-            if kept.is_empty() {
-                continue;
-            }
-            let rows = Subset::new(samples.rows, &kept);
-            let train = samples.pick(&rows, &kept);
-            let stop = Stop::default();
-            let fitted = recipe::fit(recipe, &train, options, stop, cancel, &mut |_, _| {})?;
-            let rows = Subset::new(samples.rows, &held_out);
-            let test = samples.pick(&rows, &held_out);
-            let scores = fitted.scores(&test, cancel)?;
-            for (row, &label) in scores.chunks_exact(classes).zip(&test.labels) {
-                right += usize::from(top(row) == label as usize);
-            }
-            trained_on += kept.iter().filter(|&&i| samples.is_original(i)).count();
-            judged += held_out.len();
-            let done = (points.len() * folds + fold + 1) as f32 / (4 * folds) as f32;
-            let phase = Phase::Fitting;
-            progress(Progress { phase, done, loss: None, held_out_accuracy: None });
-        }
-        let accuracy = f64::from(right as u32) / judged.max(1) as f64;
-        points.push(LearningPoint { samples: trained_on / folds, accuracy });
-    }
-    Ok(points)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{DenseRows, stratified};
+    use crate::train::{DenseRows, learning_curve, recipe::candidates, stratified};
 
     #[test]
     fn every_sample_is_judged_once_and_an_easy_problem_is_solved() {
@@ -189,9 +127,6 @@ mod tests {
         assert_eq!(result.accuracies, vec![1.0; 4]);
         assert_eq!(result.report.samples, 60);
         assert!(result.absent.is_empty());
-        let recipe = recipe::candidates(&options)[0];
-        let curve = learning_curve(&samples, &recipe, &options, &cancel, &mut |_| {}).unwrap();
-        assert!(curve.windows(2).all(|pair| pair[0].samples < pair[1].samples));
     }
 
     #[test]
@@ -214,7 +149,7 @@ mod tests {
         assert!((judged.report.accuracy - 40.0 / 41.0).abs() < 1e-9, "{:?}", judged.report);
         assert_eq!(judged.report.confusion[0][0], 0);
         assert!(judged.report.log_loss.is_finite() && judged.report.ece_after.is_finite());
-        let recipe = recipe::candidates(&options)[0];
+        let recipe = candidates(&options)[0];
         learning_curve(&samples, &recipe, &options, &cancel, &mut |_| {}).unwrap();
     }
 }

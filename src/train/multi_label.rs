@@ -28,16 +28,7 @@ pub fn fit_multi_label(
     cancel: &Cancel,
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<Head, TrainError> {
-    if rows.is_empty() || sets.is_empty() {
-        return Err(TrainError::Empty);
-    }
-    if rows.len() != sets.len() {
-        let (labels, embeddings) = (sets.len(), rows.len());
-        return Err(TrainError::Invalid(format!(
-            "{labels} label sets for {embeddings} embeddings"
-        )));
-    }
-    check_class_count(classes.len())?;
+    check_sets(rows, sets, classes)?;
     let mut counts = vec![0_usize; classes.len()];
     for &label in sets.iter().flatten() {
         *counts.get_mut(label as usize).ok_or_else(|| {
@@ -66,6 +57,27 @@ pub fn fit_multi_label(
     Ok(Head::new(Kind::MultiLabel, classes.to_vec(), transform, Classifier::Linear(fitted.linear))?)
 }
 
+/// Whether there are samples, each with a set, of a number of classes that can be learnt.
+///
+/// # Errors
+/// [`TrainError::Empty`] and [`TrainError::Invalid`].
+pub(super) fn check_sets(
+    rows: &dyn Rows,
+    sets: &[Vec<u32>],
+    classes: &[String],
+) -> Result<(), TrainError> {
+    if rows.is_empty() || sets.is_empty() {
+        return Err(TrainError::Empty);
+    }
+    if rows.len() != sets.len() {
+        let (labels, embeddings) = (sets.len(), rows.len());
+        return Err(TrainError::Invalid(format!(
+            "{labels} label sets for {embeddings} embeddings"
+        )));
+    }
+    check_class_count(classes.len())
+}
+
 /// Trains once a fold and judges what was held out; a fold whose training part lacks a class is left
 /// out. Returns the report and the share of samples in each fold whose whole set is right.
 ///
@@ -92,7 +104,7 @@ pub fn cross_validate_sets(
         };
         let test: Vec<Vec<u32>> = held_out.iter().map(|&i| sets[i].clone()).collect();
         let (before, right_before) = tally.right();
-        judge(&head, &Subset::new(rows, &held_out), &test, &mut tally, cancel)?;
+        judge_sets(&head, &Subset::new(rows, &held_out), &test, &mut tally, cancel)?;
         let (judged, right) = tally.right();
         accuracies.push((right - right_before) as f64 / (judged - before).max(1) as f64);
     }
@@ -115,12 +127,12 @@ pub fn evaluate_sets(
     let place = |&label: &u32| places[label as usize] as u32;
     let sets: Vec<Vec<u32>> = sets.iter().map(|set| set.iter().map(place).collect()).collect();
     let mut tally = SetTally::new(all.len());
-    judge(head, rows, &sets, &mut tally, cancel)?;
+    judge_sets(head, rows, &sets, &mut tally, cancel)?;
     Ok(tally.report(&all))
 }
 
 /// Adds what the head says of every row to the tally.
-fn judge(
+pub(super) fn judge_sets(
     head: &Head,
     rows: &dyn Rows,
     sets: &[Vec<u32>],

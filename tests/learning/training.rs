@@ -273,6 +273,8 @@ async fn a_sample_may_carry_two_labels_and_a_multi_label_head_finds_both() {
     let job = train(&client, request).await;
     assert_eq!((job.state(), job.promoted), (JobState::Succeeded, true), "{job:?}");
     let report = job.report.unwrap();
+    let counts: Vec<u64> = report.learning_curve.iter().map(|point| point.train_count).collect();
+    assert!(counts.len() == 4 && counts.is_sorted(), "{:?}", report.learning_curve);
     let held_out = report.held_out.unwrap();
     assert!(held_out.accuracy > 0.5 && held_out.confusion_matrix.is_empty(), "{held_out:?}");
     let answer = predict(&client, "colour", [220, 220, 30], 99).await;

@@ -19,8 +19,6 @@ use crate::train::{self, HalfRows, Phase, Report, Trained};
 
 /// Versions of a head that are kept.
 const KEPT_VERSIONS: usize = 10;
-/// Samples up to which the learning curve is measured.
-const CURVE_SAMPLES: usize = 4000;
 /// Values of all embeddings, with those of changed copies, at most: 200 MB.
 const MAXIMUM_VALUES: usize = 100_000_000;
 /// Share of the progress bar that embedding takes where there is anything to embed.
@@ -231,7 +229,8 @@ fn fit_classes(
         });
     })?;
     let Trained { head, recipe, reason, report: cross_validation, folds, .. } = trained;
-    let learning_curve = learning_curve(samples, &recipe, &options, cancel, tell)?;
+    let measured = train::learning_curve(samples, &recipe, &options, cancel, &mut measuring(tell));
+    let learning_curve = curve(measured)?;
     Ok(Fitted { head, reason, cross_validation, folds, learning_curve })
 }
 
@@ -252,24 +251,23 @@ fn fit_sets(
     tell(phase("selecting", 0.8));
     let (cross_validation, folds) =
         train::cross_validate_sets(rows, sets, classes, &options, cancel)?;
-    let (reason, learning_curve) = ("one yes or no a class".to_owned(), Vec::new());
+    let told = &mut measuring(tell);
+    let measured = train::learning_curve_of_sets(rows, sets, classes, &options, cancel, told);
+    let learning_curve = curve(measured)?;
+    let reason = "one yes or no a class".to_owned();
     Ok(Fitted { head, reason, cross_validation, folds, learning_curve })
 }
 
-/// Whether more samples would help; empty for many samples, where finding out would take long and
-/// the answer is nearly always no.
-fn learning_curve(
-    samples: &train::Samples<'_>,
-    recipe: &train::Recipe,
-    options: &train::Options,
-    cancel: &Cancel,
-    tell: &mut dyn FnMut(JobProgress),
+/// Tells how far the measuring of a learning curve is.
+fn measuring(tell: &mut dyn FnMut(JobProgress)) -> impl FnMut(train::Progress) {
+    |news| tell(phase("learning curve", 0.9 + 0.05 * news.done))
+}
+
+/// Whether more samples would help; empty where that cannot be measured.
+fn curve(
+    measured: Result<Vec<train::LearningPoint>, train::TrainError>,
 ) -> Result<Vec<CurvePoint>, LearningError> {
-    if samples.len() > CURVE_SAMPLES {
-        return Ok(Vec::new());
-    }
-    tell(JobProgress { phase: "learning curve".to_owned(), done: 0.9, ..JobProgress::default() });
-    match train::learning_curve(samples, recipe, options, cancel, &mut |_| {}) {
+    match measured {
         Ok(points) => Ok(points
             .into_iter()
             .map(|point| CurvePoint { samples: point.samples as u64, accuracy: point.accuracy })

@@ -1,0 +1,225 @@
+//! Whether more samples would help: what growing parts of those at hand lead to.
+
+use serde::Serialize;
+
+use super::fit::{Options, Phase, Progress};
+use super::lbfgs::Stop;
+use super::multi_label::{check_sets, fit_multi_label, judge_sets};
+use super::recipe::{self, Recipe};
+use super::report::SetTally;
+use super::rows::Subset;
+use super::{Rows, Samples, TrainError, calibration::top, folds};
+use crate::base::cancel::Cancel;
+
+/// Above so many samples one fold judges: what it holds out is enough to tell a point of accuracy.
+const MANY: usize = 4000;
+/// The parts of a fold's training samples, in eighths. Smaller parts lie within larger ones.
+const PARTS: [usize; 4] = [1, 2, 4, 8];
+
+/// Accuracy on held-out samples after training on some number of samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LearningPoint {
+    /// Samples trained on.
+    pub samples: usize,
+    /// Share right of those held out.
+    pub accuracy: f64,
+}
+
+/// Whether more samples would help: `recipe` fitted on an eighth, a quarter, a half and all of what
+/// is not held out, each judged on the same held-out samples, over `options.folds` folds (over one of
+/// them above 4,000 samples).
+///
+/// # Errors
+/// As [`super::fit`].
+pub fn learning_curve(
+    samples: &Samples<'_>,
+    recipe: &Recipe,
+    options: &Options,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<LearningPoint>, TrainError> {
+    samples.check(cancel)?;
+    let classes = samples.classes.len();
+    let split = Split {
+        folds: folds::of_samples(samples, options.folds.max(2), options.seed),
+        eighths: folds::of_samples(samples, 8, options.seed.wrapping_add(1)),
+        counts: &|index| samples.is_original(index),
+    };
+    split.grow(progress, &mut |kept, held_out| {
+        let rows = Subset::new(samples.rows, kept);
+        let train = samples.pick(&rows, kept);
+        let fitted = recipe::fit(recipe, &train, options, Stop::default(), cancel, &mut |_, _| {})?;
+        let rows = Subset::new(samples.rows, held_out);
+        let test = samples.pick(&rows, held_out);
+        let scores = fitted.scores(&test, cancel)?;
+        let judged = scores.chunks_exact(classes).zip(&test.labels);
+        Ok(Some(judged.filter(|&(row, &label)| top(row) == label as usize).count()))
+    })
+}
+
+/// As [`learning_curve`], for classes that do not exclude each other; a sample is right where its
+/// whole set is. A part without a sample of some class is left out.
+///
+/// # Errors
+/// As [`fit_multi_label`].
+pub fn learning_curve_of_sets(
+    rows: &dyn Rows,
+    sets: &[Vec<u32>],
+    classes: &[String],
+    options: &Options,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<LearningPoint>, TrainError> {
+    check_sets(rows, sets, classes)?;
+    let alike = vec![0; sets.len()];
+    let split = Split {
+        folds: folds::stratified(&alike, 1, options.folds.max(2), options.seed),
+        eighths: folds::stratified(&alike, 1, 8, options.seed.wrapping_add(1)),
+        counts: &|_| true,
+    };
+    let of = |indices: &[usize]| -> Vec<Vec<u32>> {
+        indices.iter().map(|&index| sets[index].clone()).collect()
+    };
+    split.grow(progress, &mut |kept, held_out| {
+        let (subset, train) = (Subset::new(rows, kept), of(kept));
+        let head = match fit_multi_label(&subset, &train, classes, options, cancel, &mut |_, _| {})
+        {
+            Err(TrainError::TooFew { .. }) => return Ok(None),
+            other => other?,
+        };
+        let mut tally = SetTally::new(classes.len());
+        judge_sets(&head, &Subset::new(rows, held_out), &of(held_out), &mut tally, cancel)?;
+        Ok(Some(tally.right().1))
+    })
+}
+
+/// Which samples are trained on and which judge.
+struct Split<'a> {
+    /// The fold that holds each sample out.
+    folds: Vec<usize>,
+    /// The eighth of the training samples that each belongs to.
+    eighths: Vec<usize>,
+    /// Whether a sample counts: a changed copy of another does not, and never judges.
+    counts: &'a dyn Fn(usize) -> bool,
+}
+
+impl Split<'_> {
+    /// The curve. `right` trains on its first samples and counts how many of its second come out
+    /// right; `None` where these cannot be trained on.
+    fn grow(
+        &self,
+        progress: &mut dyn FnMut(Progress),
+        right: &mut dyn FnMut(&[usize], &[usize]) -> Result<Option<usize>, TrainError>,
+    ) -> Result<Vec<LearningPoint>, TrainError> {
+        let folds = self.folds.iter().max().map_or(0, |fold| fold + 1);
+        let judging = if self.folds.len() > MANY { 1 } else { folds };
+        let mut points = Vec::new();
+        for (number, part) in PARTS.into_iter().enumerate() {
+            let (mut trained_on, mut found, mut judged, mut trained) = (0, 0, 0, 0);
+            for fold in 0..judging {
+                let (mut kept, mut held_out) = folds::split(&self.folds, fold);
+                kept.retain(|&index| self.eighths[index] < part);
+                held_out.retain(|&index| (self.counts)(index));
+                if !kept.is_empty()
+                    && let Some(right) = right(&kept, &held_out)?
+                {
+                    found += right;
+                    judged += held_out.len();
+                    trained_on += kept.iter().filter(|&&index| (self.counts)(index)).count();
+                    trained += 1;
+                }
+                let done = (number * judging + fold + 1) as f32 / (PARTS.len() * judging) as f32;
+                let phase = Phase::Fitting;
+                progress(Progress { phase, done, loss: None, held_out_accuracy: None });
+            }
+            if judged > 0 {
+                let accuracy = found as f64 / judged as f64;
+                points.push(LearningPoint { samples: trained_on / trained, accuracy });
+            }
+        }
+        Ok(points)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::{DenseRows, recipe::candidates};
+
+    /// Noise of fixed pattern, at most 0.2.
+    fn noise(row: usize, column: usize) -> f32 {
+        ((row * 7 + column * 3) % 11) as f32 * 0.02
+    }
+
+    /// The curve of `count` samples of three classes that are easy to tell apart.
+    fn easy(count: usize) -> Vec<LearningPoint> {
+        let values: Vec<f32> = (0..count)
+            .flat_map(|i| (0..6).map(move |j| noise(i, j) + f32::from(j == i % 3)))
+            .collect();
+        let rows = DenseRows::new(&values, 6).unwrap();
+        let labels: Vec<u32> = (0..count).map(|i| (i % 3) as u32).collect();
+        let samples = Samples::new(&rows, labels, ["a", "b", "c"].map(String::from).to_vec());
+        let (options, cancel) = (Options::default(), Cancel::default());
+        let recipe = candidates(&options)[0];
+        learning_curve(&samples, &recipe, &options, &cancel, &mut |_| {}).unwrap()
+    }
+
+    #[test]
+    fn a_curve_grows_in_samples_for_few_and_for_many_of_them() {
+        for count in [60, 2 * MANY] {
+            let curve = easy(count);
+            assert_eq!(curve.len(), PARTS.len());
+            assert!(curve.windows(2).all(|pair| pair[0].samples < pair[1].samples), "{curve:?}");
+            assert_eq!(curve.last().unwrap().samples, count * 4 / 5);
+            assert_eq!(curve.last().unwrap().accuracy, 1.0);
+        }
+    }
+
+    #[test]
+    fn a_problem_that_needs_many_samples_gains_by_each_part() {
+        // Each of 64 columns means one of two classes: who has seen few samples knows few columns.
+        let width = 64;
+        let values: Vec<f32> =
+            (0..256).flat_map(|i| (0..width).map(move |j| f32::from(j == i / 4))).collect();
+        let rows = DenseRows::new(&values, width).unwrap();
+        let labels: Vec<u32> = (0..256).map(|i| (i / 4 % 2) as u32).collect();
+        let samples = Samples::new(&rows, labels, ["even", "odd"].map(String::from).to_vec());
+        let (options, cancel) = (Options::default(), Cancel::default());
+        let recipe = candidates(&options)[0];
+        let curve = learning_curve(&samples, &recipe, &options, &cancel, &mut |_| {}).unwrap();
+        assert!(curve.windows(2).all(|pair| pair[0].accuracy < pair[1].accuracy), "{curve:?}");
+        assert!(curve[0].accuracy < 0.8 && curve[3].accuracy > 0.95, "{curve:?}");
+    }
+
+    #[test]
+    fn a_curve_of_label_sets_leaves_out_the_parts_that_lack_a_class() {
+        // Bit 0 is common; bit 1 is rare, and missing in most eighths.
+        let sets: Vec<Vec<u32>> = (0..80)
+            .map(|i| {
+                let mut set = if i % 2 == 0 { vec![0] } else { Vec::new() };
+                set.extend((i % 16 == 3).then_some(1));
+                set
+            })
+            .collect();
+        let values: Vec<f32> = (0..80_usize)
+            .flat_map(|i| {
+                [f32::from(i % 2 == 0), f32::from(i % 16 == 3), 0.5].map(|v| v + noise(i, 0))
+            })
+            .collect();
+        let rows = DenseRows::new(&values, 3).unwrap();
+        let classes = ["common", "rare"].map(String::from);
+        let options = Options { inverse_penalty: Some(1000.0), ..Options::default() };
+        let curve = learning_curve_of_sets(
+            &rows,
+            &sets,
+            &classes,
+            &options,
+            &Cancel::default(),
+            &mut |_| {},
+        )
+        .unwrap();
+        let last = curve.last().unwrap();
+        assert_eq!(last.samples, 64);
+        assert!(last.accuracy > 0.9, "{curve:?}");
+    }
+}
