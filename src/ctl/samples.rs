@@ -263,6 +263,8 @@ fn describe(dataset: &Dataset) {
         limit("max_bytes", "bytes"),
         text("when_full")
     ));
+    let share = settings["held_out"].as_f64().unwrap_or_default();
+    output::line(format_args!("holds {:.0} % out to judge heads", 100.0 * share));
     let capture = dataset.settings.clone().unwrap_or_default().capture;
     let Some(capture) = capture else {
         output::line("captures nothing");
@@ -303,6 +305,7 @@ fn settings(dataset: &Dataset) -> serde_json::Value {
         "max_samples": settings.maximum_samples,
         "max_bytes": settings.maximum_bytes,
         "when_full": name(settings.quota_policy().as_str_name(), "QUOTA_POLICY_"),
+        "held_out": settings.held_out_share,
         "capture": settings.capture.map(|capture| json!({
             "head": capture.head,
             "below": capture.maximum_probability,

@@ -23,6 +23,9 @@ pub struct Configure {
     /// What happens at the limit.
     #[arg(long, value_enum)]
     when_full: Option<WhenFull>,
+    /// Share of the samples stored from now on that judge heads and never train them, 0 to 1.
+    #[arg(long, value_name = "SHARE")]
+    held_out: Option<f64>,
     /// Keep pictures here that this head (`any` for any) is not sure of, until a person labels them.
     #[arg(long, value_name = "HEAD", conflicts_with = "no_capture")]
     capture: Option<String>,
@@ -86,6 +89,7 @@ impl Configure {
         }
         settings.maximum_samples = self.max_samples.unwrap_or(settings.maximum_samples);
         settings.maximum_bytes = self.max_bytes.unwrap_or(settings.maximum_bytes);
+        settings.held_out_share = self.held_out.or(settings.held_out_share);
         settings.capture = self.change_capture(settings.capture);
         settings
     }

@@ -139,16 +139,19 @@ async fn what_a_dataset_keeps_and_how_much_is_set_and_what_no_flag_names_stays()
     let configure = ["samples", "configure", "--dataset", "colours"];
     let first = [&configure[..], &["--keep", "thumbnails", "--max-samples", "5"]].concat();
     said(&daemon, &first).await;
+    said(&daemon, &[&configure[..], &["--held-out", "0.35"]].concat()).await;
     let second = [&configure[..], &["--when-full", "drop-oldest"]].concat();
     let settings = objects(&daemon, &second).await.remove(0)["settings"].clone();
     let expected = serde_json::json!({
         "keep": "thumbnails", "max_samples": 5, "max_bytes": 0, "when_full": "drop_oldest",
-        "capture": null,
+        "held_out": 0.35, "capture": null,
     });
     assert_eq!(settings, expected);
     let folder = class_folder(3);
     let shown = said(&daemon, &second).await;
-    for line in ["keeps thumbnails", "at most 5 samples", "when full: drop oldest"] {
+    for line in
+        ["keeps thumbnails", "at most 5 samples", "when full: drop oldest", "holds 35 % out"]
+    {
         assert!(shown.contains(line), "{line}: {shown}");
     }
     let push = ["samples", "push", path(folder.path()), "--dataset", "colours"];

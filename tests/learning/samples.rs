@@ -230,6 +230,28 @@ async fn a_dataset_that_keeps_thumbnails_or_embeddings_alone_can_be_learnt_and_s
 }
 
 #[tokio::test]
+async fn the_share_of_samples_that_is_held_out_is_what_the_dataset_is_set_to() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    let red = |number| sample("red", COLOURS[0].1, number);
+    for (share, held_out) in [(Some(1.0), 10), (Some(0.0), 10), (None, 10)] {
+        let settings = DatasetSettings { held_out_share: share, ..DatasetSettings::default() };
+        let set = client.configure_dataset("colours", settings).await.unwrap();
+        let told = set.and_then(|dataset| dataset.settings).unwrap().held_out_share;
+        assert_eq!(told, Some(share.unwrap_or(0.2)));
+        if let Some(share) = share {
+            for number in 0..10 {
+                let number = number + 10 * u32::from(share == 0.0);
+                client.add_sample(red(number)).await.unwrap();
+            }
+        }
+        let datasets = client.list_datasets().await.unwrap();
+        let found: u64 = datasets[0].labels.iter().map(|label| label.held_out_count).sum();
+        assert_eq!(found, held_out, "those stored before keep their part");
+    }
+}
+
+#[tokio::test]
 async fn a_quota_refuses_with_its_limit_or_drops_the_oldest_that_is_not_pinned() {
     let daemon = Daemon::start_roomy().await;
     let client = daemon.client().await;

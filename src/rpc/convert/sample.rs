@@ -242,6 +242,7 @@ impl From<DatasetSettings> for wire::DatasetSettings {
             maximum_bytes: settings.quota.max_bytes.unwrap_or(0),
             quota_policy: policy.into(),
             capture,
+            held_out_share: Some(settings.held_out_share),
         }
     }
 }
@@ -275,7 +276,9 @@ impl TryFrom<wire::DatasetSettings> for DatasetSettings {
         };
         let capture = settings.capture.map(capture).transpose().within("capture")?;
         let capture = capture.and_then(|capture| serde_json::to_string(&capture).ok());
-        Ok(Self { keep, quota, capture, ..Self::default() })
+        let share = Self::default().held_out_share;
+        let held_out_share = ranged("held_out_share", settings.held_out_share, 0.0..=1.0, share)?;
+        Ok(Self { keep, held_out_share, quota, capture })
     }
 }
 
@@ -346,6 +349,7 @@ mod tests {
                 hourly_budget: Some(7),
                 total_budget: Some(70),
             }),
+            held_out_share: Some(0.35),
         };
         let domain = DatasetSettings::try_from(settings.clone()).unwrap();
         assert_eq!(wire::DatasetSettings::from(domain), settings);
@@ -353,5 +357,10 @@ mod tests {
         let bad = wire::DatasetSettings { capture: Some(bad), ..Default::default() };
         let error = DatasetSettings::try_from(bad).unwrap_err();
         assert_eq!(error.path(), "capture.hourly_budget");
+        for share in [-0.1, 1.1, f64::NAN] {
+            let bad = wire::DatasetSettings { held_out_share: Some(share), ..Default::default() };
+            let error = DatasetSettings::try_from(bad).unwrap_err();
+            assert_eq!(error.path(), "held_out_share", "{share}");
+        }
     }
 }
