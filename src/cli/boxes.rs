@@ -1,34 +1,23 @@
-//! Files that tell where objects are in photographs.
+//! Where objects are in the photographs of a command.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde::Deserialize;
-
 use super::CliError;
+use crate::terminal;
 use crate::vision::BoundingBox;
 
 /// Boxes by file name.
 #[derive(Debug, Default)]
 pub(super) struct Boxes(HashMap<String, Vec<BoundingBox>>);
 
-#[derive(Deserialize)]
-struct Entry {
-    file: String,
-    boxes: Vec<[f32; 4]>,
-}
-
-/// Reads a JSON list of `{"file", "boxes": [[x0, y0, x1, y1], ...]}`; other fields are ignored.
+/// Reads what [`terminal::boxes`] reads.
 ///
 /// # Errors
-/// Where the file cannot be read or is not such a list.
+/// As there.
 pub(super) fn read(file: &Path) -> Result<Boxes, CliError> {
-    let fault = |reason: String| CliError::Other(format!("--boxes {}: {reason}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| fault(error.to_string()))?;
-    let entries: Vec<Entry> =
-        serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
     let mut boxes: HashMap<String, Vec<BoundingBox>> = HashMap::new();
-    for Entry { file, boxes: given } in entries {
+    for (file, given) in terminal::boxes(file).map_err(CliError::Other)? {
         let given = given.into_iter().map(|[x0, y0, x1, y1]| BoundingBox { x0, y0, x1, y1 });
         boxes.entry(last_part(Path::new(&file))).or_default().extend(given);
     }

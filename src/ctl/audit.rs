@@ -10,11 +10,12 @@ use super::explanation::How;
 use super::{Model, Outcome, output};
 use crate::client::messages::audit_dataset_response::Part;
 use crate::client::messages::{
-    AuditDatasetRequest, ClassAudit, ExplainOptions, ExplainRequest, GetSampleRequest,
-    OverlayOptions,
+    AuditDatasetRequest, Box, ClassAudit, ExplainOptions, ExplainRequest, GetSampleRequest,
+    OverlayOptions, SampleBoxes,
 };
 use crate::client::{Client, ClientError, ErrorKind};
 use crate::terminal::sheet::{Section, Tile, contact_sheet};
+use crate::terminal::{self, Edges};
 
 /// Samples a class that a person is shown in the table; `--json` and the sheet have all.
 const SHOWN: usize = 3;
@@ -31,6 +32,10 @@ pub struct Audit {
     samples_per_class: u32,
     #[command(flatten)]
     how: How,
+    /// Where the objects are: a JSON list of {"file", "boxes": [[x0, y0, x1, y1], ...]}. `file` is the
+    /// sample's id: its path below the folder that was pushed.
+    #[arg(long, value_name = "FILE")]
+    boxes: Option<PathBuf>,
     /// Write a contact sheet, one HTML page that opens anywhere: each class's mean map, and the samples
     /// whose maps deviate most from it.
     #[arg(long, value_name = "FILE")]
@@ -71,6 +76,7 @@ impl Audit {
             backbone: self.model.backbone(),
             options: Some(self.how.options()),
             samples_per_class: Some(self.samples_per_class),
+            true_boxes: self.true_boxes()?,
         };
         let mut parts = client.audit_dataset(request).await?;
         let mut bar = progress_bar(0, "");
@@ -88,6 +94,19 @@ impl Audit {
         }
         bar.finish_and_clear();
         Ok(classes)
+    }
+
+    fn true_boxes(&self) -> Result<Vec<SampleBoxes>, ClientError> {
+        let Some(file) = &self.boxes else { return Ok(Vec::new()) };
+        let known = terminal::boxes(file)
+            .map_err(|problem| ClientError::local(ErrorKind::InvalidArgument, problem))?;
+        let of_sample = |(id, boxes): (String, Vec<Edges>)| {
+            let boxes = boxes.into_iter().map(|[x0, y0, x1, y1]| Box { x0, y0, x1, y1 }).collect();
+            SampleBoxes { id, boxes }
+        };
+        // A sample listed without a box has none that is known.
+        let with_boxes = known.into_iter().filter(|(_, boxes)| !boxes.is_empty());
+        Ok(with_boxes.map(of_sample).collect())
     }
 
     /// A class on the sheet. A sample that is gone by now is reported and left out.
@@ -143,7 +162,8 @@ impl Audit {
 }
 
 fn table(classes: &[ClassAudit]) {
-    let header = ["class", "samples", "no evidence", "failed", "at the border", "look at"];
+    let header =
+        ["class", "samples", "no evidence", "failed", "at the border", "outside boxes", "look at"];
     let mut table = output::table(&header);
     for class in classes {
         let mut worst: Vec<&str> = class.deviating_samples.iter().map(String::as_str).collect();
@@ -154,10 +174,13 @@ fn table(classes: &[ClassAudit]) {
             class.without_evidence_count.to_string(),
             class.failed_count.to_string(),
             format!("{:.0} %", 100.0 * class.border_energy),
+            class
+                .outside_energy
+                .map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share)),
             worst.join("  "),
         ]);
     }
-    output::align_right(&mut table, &[1, 2, 3, 4]);
+    output::align_right(&mut table, &[1, 2, 3, 4, 5]);
     output::print_table(&table);
     for class in classes.iter().filter(|class| class.failed_count > 0) {
         output::line(format_args!("{} failed: {}", class.label, class.failure));
@@ -169,9 +192,13 @@ fn facts(class: &ClassAudit) -> String {
         0 => String::new(),
         count => format!("; {count} could not be explained: {}", class.failure),
     };
+    let outside = class.outside_energy.map(|share| format!(", outside the boxes {share:.2}"));
     format!(
-        "{} samples, {} without evidence; energy at the border {:.2}{failed}",
-        class.sample_count, class.without_evidence_count, class.border_energy
+        "{} samples, {} without evidence; energy at the border {:.2}{}{failed}",
+        class.sample_count,
+        class.without_evidence_count,
+        class.border_energy,
+        outside.unwrap_or_default()
     )
 }
 
@@ -183,6 +210,7 @@ fn object(class: &ClassAudit) -> Value {
         "failed": class.failed_count,
         "failure": class.failure,
         "border_energy": class.border_energy,
+        "outside_energy": class.outside_energy,
         "deviating": class.deviating_samples,
         "height": class.height,
         "width": class.width,

@@ -2,6 +2,7 @@
 //! standard output.
 
 mod answers;
+mod boxes;
 mod confusion;
 mod inputs;
 mod numbers;
@@ -11,6 +12,7 @@ mod scores;
 pub mod sheet;
 
 pub use answers::{milliseconds, of_picture};
+pub use boxes::{Edges, boxes};
 pub use confusion::confusion_matrix;
 pub use inputs::{InputError, explained, pictures, pictures_in, pictures_of_folder};
 pub use numbers::{fraction, triple};

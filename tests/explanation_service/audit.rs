@@ -3,7 +3,7 @@
 use graftd::client::messages::audit_dataset_response::Part;
 use graftd::client::messages::{
     AuditDatasetRequest, Box, ClassAudit, DatasetSettings, ExplainMethod, ExplainOptions,
-    ExplainRequest, NewSample, OverlayOptions, PredictRequest, Retention, new_sample,
+    ExplainRequest, NewSample, OverlayOptions, PredictRequest, Retention, SampleBoxes, new_sample,
 };
 use graftd::client::{AuditStream, Client, ClientError, ErrorKind, Picture};
 use graftd::engine::PoolOptions;
@@ -74,11 +74,16 @@ async fn refused(client: &Client, request: AuditDatasetRequest) -> ClientError {
     }
 }
 
+/// The middle spot; only the bees are known to be there.
+const MIDDLE: Box = Box { x0: 16.0, y0: 16.0, x1: 32.0, y1: 32.0 };
+
 /// What the same findings are when each sample is explained by itself.
 async fn one_by_one(client: &Client) -> Audit {
     let mut audit = Audit::default();
     for (label, id, bytes) in spots() {
-        let options = ExplainOptions { class: format!("label:{label}"), ..Default::default() };
+        let true_boxes = if label == "bee" { vec![MIDDLE] } else { Vec::new() };
+        let options =
+            ExplainOptions { class: format!("label:{label}"), true_boxes, ..Default::default() };
         let request = ExplainRequest {
             backbone: "logits".into(),
             options: Some(options),
@@ -87,7 +92,10 @@ async fn one_by_one(client: &Client) -> Audit {
         let found = client.explain(request).await.unwrap().explanation.unwrap();
         let size = (found.height as usize, found.width as usize);
         let map = Map::new(size, found.raw, Evidence::For, Scaling::Maximum).unwrap();
-        audit.add(label, Look::new(id, &map, None).unwrap());
+        let mut look = Look::new(id, &map, None).unwrap();
+        look.outside_energy =
+            found.quality.and_then(|quality| quality.true_box_energy).map(|inside| 1.0 - inside);
+        audit.add(label, look);
     }
     audit
 }
@@ -99,7 +107,10 @@ async fn a_dataset_is_audited_class_by_class_as_its_samples_are_explained_one_by
     for (label, id, bytes) in spots() {
         add(&client, label, &id, bytes).await;
     }
-    let audit = client.audit_dataset(request()).await.unwrap();
+    let ids = spots().into_iter().filter(|(label, _, _)| *label == "bee").map(|(_, id, _)| id);
+    let true_boxes = ids.map(|id| SampleBoxes { id, boxes: vec![MIDDLE] }).collect();
+    let with_boxes = AuditDatasetRequest { true_boxes, ..request() };
+    let audit = client.audit_dataset(with_boxes).await.unwrap();
     let (progress, classes) = collect(audit).await.unwrap();
     assert_eq!(progress, (1..=17).map(|done| (done, 17)).collect::<Vec<_>>());
     let expected = one_by_one(&client).await.finish();
@@ -113,6 +124,8 @@ async fn a_dataset_is_audited_class_by_class_as_its_samples_are_explained_one_by
         assert_eq!(class.mean_map, expected.mean_map);
         assert_eq!(class.border_energy, expected.border_energy);
         assert!((0.0..=1.0).contains(&class.border_energy));
+        assert_eq!(class.outside_energy, expected.outside_energy);
+        assert_eq!(class.outside_energy.is_some(), class.label == "bee");
         let worst = expected.deviations.into_iter().map(|deviation| deviation.image);
         assert_eq!(class.deviating_samples, worst.take(10).collect::<Vec<_>>());
     }
@@ -176,6 +189,15 @@ async fn what_cannot_be_audited_is_refused_with_its_reason() {
         let error = refused(&client, with(options)).await;
         assert_eq!(error.kind, ErrorKind::InvalidArgument, "{field}: {error}");
         assert_eq!(error.field, format!("options.{field}"));
+    }
+    let named = |boxes| SampleBoxes { id: "ant/1".into(), boxes };
+    for (true_boxes, field) in [
+        (vec![named(vec![whole]), named(vec![whole])], "true_boxes[1].id"),
+        (vec![named(Vec::new())], "true_boxes[0].boxes"),
+        (vec![named(vec![whole; 101])], "true_boxes[0].boxes"),
+    ] {
+        let error = refused(&client, AuditDatasetRequest { true_boxes, ..request() }).await;
+        assert_eq!((error.kind, error.field.as_str()), (ErrorKind::InvalidArgument, field));
     }
     let layer = ExplainOptions { layers: vec!["nowhere".into()], ..ExplainOptions::default() };
     let error = refused(&client, with(layer)).await;

@@ -1,9 +1,10 @@
 //! Explanations: what is asked for, and where the network looked.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::answer::{self, novelty};
-use super::field::{FieldError, check_length, ranged};
+use super::field::{FieldError, Within, check_length, ranged};
 use super::head;
 use crate::engine::EngineError;
 use crate::engine::{ExplainOptions, Explained};
@@ -49,9 +50,7 @@ impl TryFrom<graft::ExplainOptions> for Explain {
         if options.layers.len() > MAXIMUM_LAYERS {
             return Err(FieldError::new("layers", "must be at most 16"));
         }
-        if options.true_boxes.len() > MAXIMUM_BOXES {
-            return Err(FieldError::new("true_boxes", "must be at most 100"));
-        }
+        let boxes = bounding_boxes("true_boxes", &options.true_boxes)?;
         let SmoothGrad { samples, noise } = SmoothGrad::default();
         let defaults = Request::default();
         let channels = match options.channels {
@@ -97,7 +96,7 @@ impl TryFrom<graft::ExplainOptions> for Explain {
                 request,
                 layers: options.layers,
                 quality: options.quality,
-                boxes: options.true_boxes.iter().map(bounding_box).collect(),
+                boxes,
             },
         })
     }
@@ -165,8 +164,32 @@ impl From<Method> for ExplainMethod {
     }
 }
 
-fn bounding_box(area: &ProtoBox) -> BoundingBox {
-    BoundingBox { x0: area.x0, y0: area.y0, x1: area.x1, y1: area.y1 }
+/// The true boxes of one picture.
+fn bounding_boxes(field: &str, boxes: &[ProtoBox]) -> Result<Vec<BoundingBox>, FieldError> {
+    if boxes.len() > MAXIMUM_BOXES {
+        return Err(FieldError::new(field, "must be at most 100"));
+    }
+    let given = boxes.iter();
+    Ok(given.map(|&ProtoBox { x0, y0, x1, y1 }| BoundingBox { x0, y0, x1, y1 }).collect())
+}
+
+/// The true boxes of the samples of a dataset, by id.
+pub fn boxes_of_samples(
+    samples: &[graft::SampleBoxes],
+) -> Result<HashMap<String, Vec<BoundingBox>>, FieldError> {
+    let mut known = HashMap::new();
+    for (index, sample) in samples.iter().enumerate() {
+        let one = || format!("true_boxes[{index}]");
+        if sample.boxes.is_empty() {
+            return Err(FieldError::new("boxes", "must not be empty").within(&one()));
+        }
+        let boxes = bounding_boxes("boxes", &sample.boxes).within(&one())?;
+        if known.insert(sample.id.clone(), boxes).is_some() {
+            let problem = format!("names the sample {:?} a second time", sample.id);
+            return Err(FieldError::new("id", problem).within(&one()));
+        }
+    }
+    Ok(known)
 }
 
 /// The answer to an explain request.

@@ -1,6 +1,6 @@
 //! `ExplanationService.AuditDataset`: does a network look at the objects or at their backgrounds?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -20,11 +20,12 @@ use crate::proto::graft::audit_dataset_response::Part;
 use crate::proto::graft::{
     AuditDatasetRequest, AuditDatasetResponse, AuditProgress, ClassAudit, Failure,
 };
-use crate::rpc::convert::explanation::Explain;
+use crate::rpc::convert::explanation::{Explain, boxes_of_samples};
 use crate::rpc::convert::field::{FieldError, Within, ranged};
 use crate::rpc::convert::{sample, target};
 use crate::rpc::error::RpcError;
 use crate::store::{Filter, Keep, Sample, StoreError};
+use crate::vision::BoundingBox;
 
 /// Samples listed at one time.
 const PAGE: usize = 256;
@@ -40,6 +41,8 @@ pub(super) struct Audit {
     target: Target,
     options: ExplainOptions,
     samples_per_class: usize,
+    /// Where the objects are, by sample.
+    boxes: HashMap<String, Vec<BoundingBox>>,
     deadline: Option<Instant>,
 }
 
@@ -65,7 +68,7 @@ impl Audit {
             (
                 "true_boxes",
                 !options.true_boxes.is_empty(),
-                "must be empty: every sample has its own objects, and no sample has boxes",
+                "must be empty: every sample has its own, which the request's own true_boxes take",
             ),
         ];
         if let Some((field, _, problem)) = senseless.into_iter().find(|(_, set, _)| *set) {
@@ -79,6 +82,7 @@ impl Audit {
             target: target::target(&request.head, &request.backbone)?,
             options: wanted.options,
             samples_per_class: per_class as usize,
+            boxes: boxes_of_samples(&request.true_boxes)?,
             deadline,
         })
     }
@@ -110,10 +114,7 @@ impl Audit {
             for sample in samples {
                 match self.explain(label, sample).await {
                     Ok(explained) => {
-                        let map = &explained.explanation.map;
-                        let look =
-                            Look::new(sample.id.clone(), map, None).map_err(EngineError::from)?;
-                        findings.add(label.clone(), look);
+                        findings.add(label.clone(), self.look(sample, &explained)?);
                     }
                     Err(error) if is_of_one_sample(&error) => {
                         let failures = failures.entry(label.clone()).or_default();
@@ -184,6 +185,13 @@ impl Audit {
             Err(LearningError::NoSamples(text).into())
         })
         .await
+    }
+
+    fn look(&self, sample: &Sample, explained: &Explained) -> Result<Look, RpcError> {
+        let boxes = self.boxes.get(&sample.id).map(Vec::as_slice);
+        let truth = boxes.map(|boxes| (boxes, &explained.placement));
+        let look = Look::new(sample.id.clone(), &explained.explanation.map, truth);
+        Ok(look.map_err(EngineError::from)?)
     }
 
     async fn explain(&self, label: &str, sample: &Sample) -> Result<Explained, RpcError> {
@@ -257,6 +265,7 @@ fn class_audit(label: String, finding: Option<Finding>, failures: Failures) -> C
         class.without_evidence_count = finding.without_evidence as u64;
         class.mean_map = finding.mean_map;
         class.border_energy = finding.border_energy;
+        class.outside_energy = finding.outside_energy;
         class.deviating_samples = worst.map(|deviation| deviation.image).collect();
     }
     class
