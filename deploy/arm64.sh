@@ -21,7 +21,9 @@ for tool in aarch64-linux-gnu-gcc qemu-aarch64-static; do
         exit 1
     }
 done
-command -v rustup >/dev/null && rustup target add "$triple"
+if [ -z "${RUSTC:-}" ] && command -v rustup >/dev/null; then
+    rustup target add "$triple"
+fi
 
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc

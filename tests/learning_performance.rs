@@ -11,18 +11,24 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use graftd::client::messages::{
-    HeadKind, NewSample, PredictRequest, Promotion, PromotionPolicy, StartTrainingRequest,
-    StreamSamplesRequest, TrainingOptions, new_sample,
+    DatasetSettings, EmbedRequest, HeadKind, NewSample, PredictRequest, Promotion, PromotionPolicy,
+    Retention, StartTrainingRequest, StreamSamplesRequest, TrainingOptions, new_sample,
 };
 use graftd::client::{Client, Picture};
 use graftd::train::StreamingLda;
 use program::{Daemon, photograph};
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
 /// Photographs of each class of trashnet that are taught; the rest arrive later one by one.
 const TAUGHT: usize = 60;
 /// Predictions that are timed idle.
 const IDLE: usize = 300;
+/// Photographs of each class, and rounds, in which storing is timed beside embedding.
+const STORED: usize = 40;
+const ROUNDS: usize = 5;
+/// Embeddings asked for at a time, as many as keep every worker busy.
+const CALLERS: usize = 8;
 
 /// What was timed, sorted.
 struct Times(Vec<Duration>);
@@ -182,6 +188,63 @@ async fn predictions_beside_a_training_and_the_way_of_a_sample_into_the_live_hea
         times.quantile(1.0),
         times.0.len(),
     );
+}
+
+/// Embeds every picture once; how many a second.
+async fn embed(client: &Client, pictures: &[PredictRequest]) -> f64 {
+    let began = Instant::now();
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let client = client.clone();
+        let own = pictures.iter().skip(caller).step_by(CALLERS);
+        let own: Vec<_> = own.filter_map(|picture| picture.image.clone()).collect();
+        callers.spawn(async move {
+            for image in own {
+                let request = EmbedRequest { image: Some(image), ..EmbedRequest::default() };
+                client.embed(request).await.unwrap();
+            }
+        });
+    }
+    callers.join_all().await;
+    pictures.len() as f64 / began.elapsed().as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "a measurement"]
+async fn samples_stored_as_embeddings_beside_embedding_alone() {
+    let Some(assets) = common::assets() else { return };
+    let daemon = Daemon::with_mobilenet_v2(&assets);
+    let client = Client::connect(&daemon.address).await.unwrap();
+    let classes = photographs(&assets);
+    let chosen: Vec<(&str, &PathBuf)> = classes
+        .iter()
+        .flat_map(|(label, files)| {
+            files.iter().take(STORED).map(move |file| (label.as_str(), file))
+        })
+        .collect();
+    let pictures: Vec<PredictRequest> = chosen.iter().map(|(_, file)| request(file)).collect();
+    embed(&client, &pictures[..STORED]).await;
+    let (mut ratios, mut rates) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let embedded = embed(&client, &pictures).await;
+        let dataset = format!("round-{round}");
+        let retention = Retention::Embeddings.into();
+        let settings = DatasetSettings { retention, ..DatasetSettings::default() };
+        client.configure_dataset(&dataset, settings).await.unwrap();
+        let of_round = |(label, file): &(&str, &PathBuf)| NewSample {
+            dataset: dataset.clone(),
+            ..sample(label, file)
+        };
+        let samples: Vec<NewSample> = chosen.iter().map(of_round).collect();
+        let began = Instant::now();
+        assert_eq!(push(&client, samples).await, chosen.len());
+        let stored = chosen.len() as f64 / began.elapsed().as_secs_f64();
+        ratios.push(stored / embedded);
+        rates.push((embedded, stored));
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("photographs a second, embedded and stored as embeddings: {rates:.1?}");
+    println!("stored / embedded: median {:.2} of {ROUNDS} rounds {ratios:.2?}", ratios[ROUNDS / 2]);
 }
 
 #[test]
