@@ -30,7 +30,7 @@ pub struct LearningPoint {
 /// them above 4,000 samples).
 ///
 /// # Errors
-/// As [`super::fit`].
+/// As [`super::fit()`].
 pub fn learning_curve(
     samples: &Samples<'_>,
     recipe: &Recipe,
