@@ -195,6 +195,8 @@ async fn what_cannot_be_audited_is_refused_with_its_reason() {
         (vec![named(vec![whole]), named(vec![whole])], "true_boxes[1].id"),
         (vec![named(Vec::new())], "true_boxes[0].boxes"),
         (vec![named(vec![whole; 101])], "true_boxes[0].boxes"),
+        (vec![named(vec![whole, Box { x1: 0.0, ..whole }])], "true_boxes[0].boxes[1]"),
+        (vec![named(vec![Box { y0: f32::NAN, ..whole }])], "true_boxes[0].boxes[0]"),
     ] {
         let error = refused(&client, AuditDatasetRequest { true_boxes, ..request() }).await;
         assert_eq!((error.kind, error.field.as_str()), (ErrorKind::InvalidArgument, field));

@@ -169,6 +169,11 @@ fn bounding_boxes(field: &str, boxes: &[ProtoBox]) -> Result<Vec<BoundingBox>, F
     if boxes.len() > MAXIMUM_BOXES {
         return Err(FieldError::new(field, "must be at most 100"));
     }
+    let holds_something = |area: &ProtoBox| area.x0 < area.x1 && area.y0 < area.y1;
+    if let Some(index) = boxes.iter().position(|area| !holds_something(area)) {
+        let problem = "must have x0 below x1 and y0 below y1";
+        return Err(FieldError::new(format!("{field}[{index}]"), problem));
+    }
     let given = boxes.iter();
     Ok(given.map(|&ProtoBox { x0, y0, x1, y1 }| BoundingBox { x0, y0, x1, y1 }).collect())
 }
