@@ -11,9 +11,9 @@ use std::time::Duration;
 use common::daemon::{Daemon, photograph, reference};
 use graftd::base::name::Name;
 use graftd::client::messages::{
-    BackboneManifest, BackboneState, Embedding, NewSample, PredictRequest, Preprocessing,
-    TensorNames, UploadBackboneRequest, backbone_service_client::BackboneServiceClient, new_sample,
-    upload_backbone_request::Part,
+    BackboneManifest, BackboneState, Embedding, ExplainOptions, ExplainRequest, NewSample,
+    PredictRequest, Preprocessing, TensorNames, UploadBackboneRequest,
+    backbone_service_client::BackboneServiceClient, new_sample, upload_backbone_request::Part,
 };
 use graftd::client::{Client, ClientError, ErrorKind, Picture};
 use graftd::engine::{EngineError, HeadHandle, HeadSource, LiveHead};
@@ -398,9 +398,10 @@ async fn a_backbone_is_looked_through_once_however_often_it_is_described() {
     client.load_backbone("extra").await.unwrap();
     let described = client.get_backbone("extra").await.unwrap();
     assert!(described.layers.iter().any(|layer| layer.explainable));
-    // Whoever looks again finds no network.
+    // Whoever looks again finds no network, for it is written over in its place.
     let model = daemon.state.join("backbones/extra/model.onnx");
-    graftd::base::atomic::write(&model, b"no network at all").unwrap();
+    #[allow(clippy::disallowed_methods)] // not atomic is what is wanted
+    std::fs::write(&model, b"no network at all").unwrap();
     let asking = (0..24).map(|_| {
         let client = client.clone();
         tokio::spawn(async move { client.get_backbone("extra").await })
@@ -436,6 +437,39 @@ async fn loading_anew_and_unloading_fail_no_request_that_runs() {
     };
     let (answered, ()) = tokio::join!(waiting, unload);
     assert_eq!(answered.unwrap(), "coming-and-going", "taken before it was unloaded");
+}
+
+/// An explanation reads the network's file for itself, when its turn comes.
+#[tokio::test]
+async fn an_explanation_that_waits_ends_on_the_network_that_it_began_with() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    // Layers of their own, so that nothing has been prepared.
+    for (id, layer) in [("replaced", "conv1"), ("deleted", "relu1")] {
+        upload(&client, manifest(id), "logits.onnx").await.unwrap();
+        let options = ExplainOptions { layers: vec![layer.into()], ..ExplainOptions::default() };
+        let explain = ExplainRequest {
+            backbone: id.into(),
+            options: Some(options),
+            ..Picture::from_bytes(photograph()).into()
+        };
+        let occupied = [daemon.occupy().await, daemon.occupy().await];
+        let waiting = client.explain(explain);
+        let change = async {
+            daemon.queued(1).await;
+            if id == "deleted" {
+                client.delete_backbone(id).await.unwrap();
+            } else {
+                let new = BackboneManifest { replace: true, ..manifest(id) };
+                upload(&client, new, "softmax.onnx").await.unwrap();
+            }
+            drop(occupied);
+        };
+        let (explained, ()) = tokio::join!(waiting, change);
+        let explanation = explained.unwrap().explanation.unwrap();
+        assert_eq!(explanation.layers, [layer], "{id}");
+        assert!(explanation.raw.iter().any(|&value| value != 0.0), "{id}");
+    }
 }
 
 #[tokio::test]

@@ -273,7 +273,7 @@ impl Backbone {
         }
     }
 
-    /// Loads its network from its file, which has to stay in its place meanwhile.
+    /// Loads its network from its file.
     ///
     /// # Errors
     /// A file that is not the one that was installed, or that does not fit its manifest.

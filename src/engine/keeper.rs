@@ -207,9 +207,8 @@ impl BackboneKeeper {
         let _one_at_a_time = self.change();
         let prepared = self.folder.prepare(incoming, new, &self.checker)?;
         self.refuse_other_embeddings(id, &prepared.backbone().manifest)?;
-        let live = LiveBackbone::installed(prepared.backbone())?;
-        let (placed, _) = prepared.place()?;
-        let live = Arc::new(live.moved_to(placed.model_path()));
+        let live = Arc::new(LiveBackbone::installed(prepared.backbone())?);
+        prepared.place()?;
         self.publish(|snapshot| {
             snapshot.backbones.insert(id.clone(), live);
             snapshot.unloaded.remove(id);

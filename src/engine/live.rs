@@ -1,6 +1,5 @@
 //! What is loaded: a backbone ready to run, a head ready to answer.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::EngineError;
@@ -151,12 +150,6 @@ impl LiveBackbone {
         let origin = Origin::Added(backbone.manifest.added_at);
         let preprocessing = backbone.manifest.preprocessing;
         Ok(Self::new(backbone.id.clone(), origin, preprocessing, labels, network))
-    }
-
-    /// The same backbone, its file having been moved to `path`.
-    #[must_use]
-    pub fn moved_to(self, path: PathBuf) -> Self {
-        Self { network: self.network.moved_to(path), ..self }
     }
 
     /// What can be asked of each layer, in the order of [`Network::layers`]. Found out once, by the

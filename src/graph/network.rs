@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 
 use tract_onnx::model::ParseResult;
 use tract_onnx::pb::NodeProto;
@@ -22,13 +25,13 @@ const POOLED_EMBEDDING: &str = "graftd.embedding";
 /// The largest side of an input: a larger one is a mistake or an attack.
 const MAX_SIDE: usize = 4096;
 
-/// Where the bytes of the ONNX file are. Views for explanations are made from them later, so a file
-/// has to stay in its place while the network is loaded.
+/// Where the bytes of the ONNX file are.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// In memory.
     Bytes(Cow<'static, [u8]>),
-    /// On disk; read anew whenever a view is made, and its digest compared.
+    /// On disk; read anew whenever a view is made, and its digest compared. It stays open while the
+    /// network is loaded, so that it may be moved, replaced or deleted meanwhile.
     File(PathBuf),
 }
 
@@ -81,7 +84,7 @@ pub struct Embedding {
 /// A loaded network: described by ONNX names, ready to run, without a copy of its file.
 #[derive(Debug)]
 pub struct Network {
-    source: Source,
+    file: OnnxFile,
     digest: Digest,
     options: Options,
     opset: i64,
@@ -114,7 +117,8 @@ impl Network {
     /// # Errors
     /// Everything in [`GraphError`]; a file that cannot be read is [`GraphError::Malformed`].
     pub fn load(source: Source, options: &Options) -> Result<Self, GraphError> {
-        let (bytes, digest) = read(&source, options.sha256)?;
+        let file = OnnxFile::open(source)?;
+        let (bytes, digest) = file.read(options.sha256)?;
         let mut model = OnnxModel::parse(&bytes)?;
         drop(bytes);
         sort_nodes(&mut model)?;
@@ -177,7 +181,7 @@ impl Network {
         drop(model);
         let plan = view.plan()?;
         Ok(Self {
-            source,
+            file,
             digest,
             options: options.clone(),
             opset,
@@ -192,12 +196,6 @@ impl Network {
             last_spatial_of_embedding,
             plan,
         })
-    }
-
-    /// The same network, its file having been moved to `path`.
-    #[must_use]
-    pub fn moved_to(self, path: PathBuf) -> Self {
-        Self { source: Source::File(path), ..self }
     }
 
     /// What was taken instead of what is found by structure.
@@ -293,7 +291,7 @@ impl Network {
     /// # Errors
     /// A file that changed since it was loaded.
     pub fn export(&self, extension: &Extension) -> Result<Vec<u8>, GraphError> {
-        let (bytes, _) = read(&self.source, Some(self.digest))?;
+        let (bytes, _) = self.file.read(Some(self.digest))?;
         let mut model = OnnxModel::parse(&bytes)?;
         sort_nodes(&mut model)?;
         add_pooled_embedding(&mut model, &self.anatomy);
@@ -306,7 +304,7 @@ impl Network {
     /// # Errors
     /// A name that the network does not have; a file that changed since it was loaded.
     pub fn view(&self, tensors: &[&str]) -> Result<View, GraphError> {
-        let (bytes, _) = read(&self.source, Some(self.digest))?;
+        let (bytes, _) = self.file.read(Some(self.digest))?;
         let mut model = OnnxModel::parse(&bytes)?;
         drop(bytes);
         sort_nodes(&mut model)?;
@@ -317,22 +315,50 @@ impl Network {
     }
 }
 
-/// The file and its digest, which has to be `expected` where that is known.
-fn read(
-    source: &Source,
-    expected: Option<Digest>,
-) -> Result<(Cow<'static, [u8]>, Digest), GraphError> {
-    let bytes = match source {
-        Source::Bytes(bytes) => bytes.clone(),
-        Source::File(path) => std::fs::read(path)
-            .map(Cow::Owned)
-            .map_err(|error| GraphError::Malformed(format!("{}: {error}", path.display())))?,
-    };
-    let actual = Digest::of(&bytes);
-    match expected.filter(|expected| *expected != actual) {
-        Some(expected) => Err(GraphError::Changed { expected, actual }),
-        None => Ok((bytes, actual)),
+/// The ONNX file of a loaded network, for reading it again.
+#[derive(Debug)]
+enum OnnxFile {
+    Bytes(Cow<'static, [u8]>),
+    Open { path: PathBuf, file: File },
+}
+
+impl OnnxFile {
+    fn open(source: Source) -> Result<Self, GraphError> {
+        Ok(match source {
+            Source::Bytes(bytes) => Self::Bytes(bytes),
+            Source::File(path) => {
+                let file = File::open(&path).map_err(|error| unreadable(&path, &error))?;
+                Self::Open { path, file }
+            }
+        })
     }
+
+    /// The bytes and their digest, which has to be `expected` where that is known.
+    fn read(&self, expected: Option<Digest>) -> Result<(Cow<'static, [u8]>, Digest), GraphError> {
+        let bytes = match self {
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Open { path, file } => {
+                Cow::Owned(read_whole(file).map_err(|error| unreadable(path, &error))?)
+            }
+        };
+        let actual = Digest::of(&bytes);
+        match expected.filter(|expected| *expected != actual) {
+            Some(expected) => Err(GraphError::Changed { expected, actual }),
+            None => Ok((bytes, actual)),
+        }
+    }
+}
+
+/// By positions, for several threads may read at a time.
+fn read_whole(file: &File) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> GraphError {
+    GraphError::Malformed(format!("{}: {error}", path.display()))
 }
 
 /// Embedding, logits, last spatial layer: the order of [`Part`].
