@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::onnx::{With as _, image, load, load_bytes, model, node, weights};
+use common::onnx::{With as _, image, integers, load, load_bytes, model, node, weights};
 use graftd::backbones::Checker;
 use graftd::graph::{GraphError, Network, Options, Source};
 use proptest::prelude::*;
@@ -46,11 +46,23 @@ fn the_small_network_itself_is_fine_and_its_softmax_is_cut_off() {
 #[test]
 fn a_file_cut_at_any_byte_is_refused_or_still_whole() {
     let bytes = small().encode_to_vec();
+    let run = |network: &Network| {
+        let outputs = network.run(&vec![0.5; 3 * 8 * 8]).unwrap();
+        outputs.iter().map(|output| output.values().to_vec()).collect::<Vec<_>>()
+    };
+    let whole = run(&load_bytes(bytes.clone()).unwrap());
+    let mut refused = 0;
     for end in 0..bytes.len() {
-        // A cut between two fields may leave a valid, smaller model: then it has to load or say why.
-        let _ = load_bytes(bytes[..end].to_vec());
+        match load_bytes(bytes[..end].to_vec()) {
+            Ok(network) => assert_eq!(run(&network), whole, "cut at {end}"),
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                refused += 1;
+            }
+        }
     }
-    assert!(load_bytes(Vec::new()).is_err());
+    // What a file may lack is the operator set at its end, of a few bytes.
+    assert!(refused + 8 > bytes.len(), "{refused} of {}", bytes.len());
 }
 
 #[test]
@@ -101,6 +113,32 @@ fn a_weight_with_fewer_bytes_than_its_shape_needs_is_refused() {
 fn a_weight_that_is_no_number_is_refused_and_named() {
     let message = refused(|graph| graph.initializer[1].float_data[3] = f32::NAN);
     assert!(message.contains("\"matrix\"") && message.contains("NaN"), "{message}");
+}
+
+#[test]
+fn a_weight_with_an_infinite_value_is_refused_but_pooling_may_be_padded_with_one() {
+    let message = refused(|graph| graph.initializer[1].float_data[3] = f32::INFINITY);
+    assert!(message.contains("\"matrix\""), "{message}");
+
+    // As TensorFlow's and timm's poolings are padded on the side that is uneven.
+    let padded = |value: f32| {
+        let mut small = small();
+        let graph = small.graph.as_mut().unwrap();
+        graph.node[2].input[0] = "pooled_map".into();
+        let pads = integers("pads", &[8], &[0, 0, 0, 0, 0, 0, 1, 1]);
+        let mut least = weights("least", &[]);
+        least.float_data = vec![value];
+        graph.initializer.extend([pads, least]);
+        let pool = node("MaxPool", &["padded"], "pooled_map");
+        let pool = pool.with_ints("kernel_shape", &[3, 3]).with_ints("strides", &[2, 2]);
+        graph.node.insert(2, node("Pad", &["map", "pads", "least"], "padded"));
+        graph.node.insert(3, pool);
+        load(&small)
+    };
+    let run = |network: Network| network.run(&vec![0.5; 3 * 8 * 8]).unwrap()[1].values().to_vec();
+    let infinite = run(padded(f32::NEG_INFINITY).unwrap());
+    assert_eq!(infinite, run(padded(-1e30).unwrap()));
+    assert!(padded(f32::NAN).is_err());
 }
 
 /// A chain of convolutions of a picture of `side` pixels, each with `channels` channels.

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use half::f16;
 use prost::Message as _;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
@@ -21,7 +22,7 @@ const MAX_NODES: usize = 50_000;
 /// operators that changed their meaning since are caught by tract.
 const OPSETS: std::ops::RangeInclusive<i64> = 1..=25;
 
-/// A checked ONNX model: one graph without subgraphs, all data inside, finite weights, every tensor
+/// A checked ONNX model: one graph without subgraphs, all data inside, weights that are numbers, every tensor
 /// produced once, every operator known to tract.
 #[derive(Clone)]
 pub(super) struct OnnxModel {
@@ -253,29 +254,30 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), GraphError> {
     if available != count || !tensor.raw_data.len().is_multiple_of(width) {
         return malformed(&format!("declares {count} values but carries {available}"));
     }
-    if all_finite(tensor, data_type) { Ok(()) } else { Err(GraphError::NotFinite(name())) }
+    if all_numbers(tensor, data_type, count) { Ok(()) } else { Err(GraphError::NotFinite(name())) }
 }
 
-fn all_finite(tensor: &TensorProto, data_type: DataType) -> bool {
+/// Whether no value is NaN, and none of several is infinite. A single value may be: it is what a pooling
+/// is padded with, or the open end of a clip.
+fn all_numbers(tensor: &TensorProto, data_type: DataType, count: usize) -> bool {
     let raw = &tensor.raw_data;
+    let fits = |value: f64| value.is_finite() || count == 1 && !value.is_nan();
     #[allow(clippy::wildcard_enum_match_arm)] // every other type holds integers
     match data_type {
         DataType::Float => {
             let (words, _) = raw.as_chunks::<4>();
-            words.iter().all(|word| f32::from_le_bytes(*word).is_finite())
-                && tensor.float_data.iter().all(|value| value.is_finite())
+            words.iter().all(|word| fits(f32::from_le_bytes(*word).into()))
+                && tensor.float_data.iter().all(|&value| fits(value.into()))
         }
         DataType::Double => {
             let (words, _) = raw.as_chunks::<8>();
-            words.iter().all(|word| f64::from_le_bytes(*word).is_finite())
-                && tensor.double_data.iter().all(|value| value.is_finite())
+            words.iter().all(|word| fits(f64::from_le_bytes(*word)))
+                && tensor.double_data.iter().all(|&value| fits(value))
         }
         DataType::Float16 => {
-            // An exponent of all ones means infinity or NaN (IEEE 754-2019, 3.4).
-            let finite = |bits: u16| bits & 0x7c00 != 0x7c00;
             let (words, _) = raw.as_chunks::<2>();
-            words.iter().all(|word| finite(u16::from_le_bytes(*word)))
-                && tensor.int32_data.iter().all(|&bits| finite(bits as u16))
+            words.iter().all(|word| fits(f16::from_le_bytes(*word).into()))
+                && tensor.int32_data.iter().all(|&bits| fits(f16::from_bits(bits as u16).into()))
         }
         _ => true,
     }
