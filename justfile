@@ -20,9 +20,10 @@ lint:
 ci:
     .ci/run
 
-# The daily build.
+# The daily build; graftctl without the daemon's libraries.
 release:
-    cargo build --release
+    cargo build --release --bin graftd
+    cargo build --release --no-default-features --bin graftctl
 
 # The build for packages: smallest and slow to make; graftctl without the daemon's libraries.
 dist:

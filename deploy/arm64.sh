@@ -27,7 +27,8 @@ fi
 
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
-cargo build --locked --profile "$profile" --target "$triple" --bin graftd --bin graftctl
+cargo build --locked --profile "$profile" --target "$triple" --bin graftd
+cargo build --locked --profile "$profile" --target "$triple" --no-default-features --bin graftctl
 # The native program keeps the toolchain that it has, whatever RUSTC builds the foreign one.
 env -u RUSTC cargo build --locked --profile "$profile" --bin graftd
 ls -l "$target/$triple/$folder/graftd" "$target/$triple/$folder/graftctl"
