@@ -1,15 +1,15 @@
 //! The daemon over loopback gRPC beside the same work in this process: `just loopback`.
 //!
-//! One photograph of 640 x 480, `MobileNetV2`, a real `graftd serve` as a child. Three tables:
-//! how soon the daemon is ready and what it holds; one request at a time; many at a time. Whatever is
-//! compared takes turns, so that what else the machine does hits both alike.
+//! One photograph of 640 x 480, `MobileNetV2`, a real `graftd serve` as a child. Tables: how soon the
+//! daemon is ready and what it holds; one request at a time, alone and beside other work; many at a
+//! time. Whatever is compared takes turns, so that what else the machine does hits both alike.
 
 #![allow(missing_docs, clippy::print_stdout, reason = "a benchmark")]
 
+mod beside;
 #[path = "../common/mod.rs"]
 mod common;
 mod daemon;
-mod explaining;
 mod latency;
 mod local;
 mod process;
@@ -25,6 +25,7 @@ use graftd::client::{Client, Picture, messages::PredictRequest};
 use graftd::vision::{ImageFormat, encode};
 use serde_json::json;
 
+use beside::Work;
 use daemon::Daemon;
 use local::Local;
 
@@ -90,6 +91,8 @@ fn run(arguments: &Arguments, model: &std::path::Path) -> Result<(), Error> {
     let workers = arguments.workers.unwrap_or_else(cores).max(1);
     let jpeg = encode(&common::photograph(640, 480), ImageFormat::Jpeg { quality: 90 })?;
     let jpeg = Bytes::from(jpeg);
+    let large = encode(&common::photograph(4000, 3000), ImageFormat::Jpeg { quality: 90 })?;
+    let large = Bytes::from(large);
     let runtime = tokio::runtime::Runtime::new()?;
     let state = tempfile::tempdir()?;
     daemon::add(&arguments.graftd, state.path(), model)?;
@@ -103,9 +106,16 @@ fn run(arguments: &Arguments, model: &std::path::Path) -> Result<(), Error> {
         let client = Client::connect(daemon.address()).await?;
         agree(&client, &local).await?;
         let latency = latency::compare(&client, &local, arguments.requests.max(1)).await?;
-        let explaining =
-            explaining::Plan { requests: arguments.requests.max(1), in_flight: 2 * workers };
-        let explaining = explaining.compare(&client, &jpeg).await?;
+        let mut beside = Vec::new();
+        for (work, in_flight) in [
+            (Work::Explanations(jpeg.clone()), 2 * workers),
+            (Work::Overlays(large), 2 * workers),
+            (Work::Loading, 1),
+        ] {
+            let requests = arguments.requests.max(1);
+            let plan = beside::Plan { requests, jpeg: jpeg.clone(), work, in_flight };
+            beside.push(plan.compare(&client).await?.report());
+        }
         let throughput = throughput::Plan {
             seconds: arguments.seconds.max(1.0),
             concurrency: arguments.concurrency.max(1),
@@ -120,7 +130,7 @@ fn run(arguments: &Arguments, model: &std::path::Path) -> Result<(), Error> {
             "photograph": { "width": 640, "height": 480, "bytes": jpeg.len() },
             "start": starts.report(),
             "latency": latency.report(),
-            "explaining": explaining.report(),
+            "beside": beside,
             "throughput": throughput.report(),
             "resident_mb_after": after.resident,
             "resident_mb_at_most": after.at_most,

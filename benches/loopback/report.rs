@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
-/// Predictions alone and with explanations beside them.
-fn explaining(report: &Value) -> String {
+/// Predictions alone and with other work beside them.
+fn beside(report: &Value) -> String {
     let number = |field: &str, digits: usize| {
-        let value = report["explaining"].pointer(field).and_then(Value::as_f64);
-        format!("{:.digits$}", value.unwrap_or(f64::NAN))
+        let value = report.pointer(field).and_then(Value::as_f64).unwrap_or(f64::NAN);
+        format!("{value:.digits$}")
     };
+    let work = report["work"].as_str().unwrap_or_default();
     let mut text = format!(
         "{:<28}{:>10}{:>10}{:>10}\n",
         format!("{} predictions", number("/requests", 0)),
@@ -15,18 +16,15 @@ fn explaining(report: &Value) -> String {
         "p95 ms",
         "p99 ms"
     );
-    for (name, part) in [("alone", "alone"), ("beside explanations", "beside")] {
+    for (name, part) in [("alone", "alone"), (&*format!("beside {work}"), "beside")] {
         let cell = |field: &str| number(&format!("/{part}/{field}"), 2);
         let [median, p95, p99] = ["median_ms", "p95_ms", "p99_ms"].map(cell);
         text += &format!("  {name:<26}{median:>10}{p95:>10}{p99:>10}\n");
     }
     let (median, p99) = (number("/median_over_alone", 2), number("/p99_over_alone", 2));
     text += &format!("  {:<26}{median:>10}{:>10}{p99:>10}\n", "ratio", "");
-    text + &format!(
-        "  {} explanations in flight, {} a second\n\n",
-        number("/in_flight", 0),
-        number("/explanations_per_second", 1)
-    )
+    let (in_flight, rate) = (number("/in_flight", 0), number("/a_second", 1));
+    text + &format!("  {work}: {in_flight} in flight, {rate} a second\n\n")
 }
 
 /// The report for a person.
@@ -63,7 +61,7 @@ pub fn text(report: &Value) -> String {
     }
     let difference = number("/latency/median_difference_ms", 2);
     text += &format!("  {:<26}{difference:>10}\n\n", "difference");
-    text += &explaining(report);
+    report["beside"].as_array().into_iter().flatten().for_each(|one| text += &beside(one));
     text += &format!(
         "{:<28}{:>10}{:>10}{:>12}{:>14}{:>14}\n",
         format!(

@@ -231,7 +231,8 @@ impl Measured {
     }
 }
 
-/// Ratios measured side by side, in turns, so that whatever else the machine does meets both.
+/// Ratios measured side by side, in turns, so that whatever else the machine does meets both: the engine
+/// and the bare network take turns image by image, the numbers of threads round by round.
 fn compare(
     backbone: &Arc<LiveBackbone>,
     tensor: &Arc<[f32]>,
@@ -241,9 +242,11 @@ fn compare(
     let all = engine(backbone, threads)?;
     let (mut overheads, mut speedups) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let bare =
-            closed_loop(1, Duration::from_millis(700), || backbone.forward(tensor).map(drop))?;
-        let through = closed_loop(1, Duration::from_millis(700), || run_tensor(&single, tensor))?;
+        let (bare, through) = in_turns(
+            Duration::from_millis(1400),
+            || backbone.forward(tensor).map(drop),
+            || run_tensor(&single, tensor),
+        )?;
         overheads.push(through.percentile(50.0) / bare.percentile(50.0));
         let one = closed_loop(1, Duration::from_millis(700), || run_tensor(&single, tensor))?;
         let many = closed_loop(threads, Duration::from_millis(700), || run_tensor(&all, tensor))?;
@@ -254,6 +257,30 @@ fn compare(
         "engine_over_bare_network": median(&mut overheads),
         "threads_over_one": median(&mut speedups),
     }))
+}
+
+/// One request after the other, the first way and the second in turns, for `duration`.
+fn in_turns(
+    duration: Duration,
+    first: impl Fn() -> Result<(), EngineError>,
+    second: impl Fn() -> Result<(), EngineError>,
+) -> Result<(Measured, Measured), EngineError> {
+    let timed = |request: &dyn Fn() -> Result<(), EngineError>| {
+        let began = Instant::now();
+        request()?;
+        Ok::<_, EngineError>(began.elapsed())
+    };
+    let began = Instant::now();
+    let (mut one, mut other) = (Vec::new(), Vec::new());
+    while began.elapsed() < duration || one.is_empty() {
+        one.push(timed(&first)?);
+        other.push(timed(&second)?);
+    }
+    let measured = |mut latencies: Vec<Duration>| {
+        latencies.sort_unstable();
+        Measured { elapsed: latencies.iter().sum(), latencies }
+    };
+    Ok((measured(one), measured(other)))
 }
 
 fn median(values: &mut [f64]) -> f64 {
