@@ -23,6 +23,20 @@ fn exists(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
+/// A Python with grpcio-tools: `$GRAFTD_PYTHON`, that of `just venv`, or the system's.
+fn python() -> Option<PathBuf> {
+    let named = std::env::var_os("GRAFTD_PYTHON").map(PathBuf::from);
+    let known = [named, Some(repository().join(".venv/bin/python")), Some("python3".into())];
+    let fit = |python: &PathBuf| {
+        exists(Command::new(python).args(["-c", "import grpc_tools.protoc, grpc"]))
+    };
+    let found = known.into_iter().flatten().find(fit);
+    if found.is_none() {
+        println!("skipped: no Python here has grpcio-tools (`just venv`, or set GRAFTD_PYTHON)");
+    }
+    found
+}
+
 fn text(output: &Output) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
@@ -32,11 +46,7 @@ fn text(output: &Output) -> String {
 #[test]
 fn the_python_example_streams_photographs_and_prints_answers() {
     let Some(assets) = common::assets() else { return };
-    let python = std::env::var("GRAFTD_PYTHON").unwrap_or_else(|_| "python3".into());
-    if !exists(Command::new(&python).args(["-c", "import grpc_tools.protoc, grpc"])) {
-        println!("skipped: {python} has no grpcio-tools (set GRAFTD_PYTHON)");
-        return;
-    }
+    let Some(python) = python() else { return };
     let stubs = tempfile::tempdir().unwrap();
     let out = stubs.path().display();
     let protos = walkdir::WalkDir::new(repository().join("proto/graft")).into_iter();
@@ -194,6 +204,20 @@ fn a_client_that_has_no_proto_file_lists_every_service_and_predicts() {
     assert!(device.contains(env!("CARGO_PKG_VERSION")), "{device}");
     let health = client.call(address, "grpc.health.v1.Health/Check", "{}");
     assert!(health.contains("SERVING") && !health.contains("NOT_SERVING"), "{health}");
+    let configure = r#"{"dataset": "parts", "settings": {}}"#;
+    for (method, message, answer) in [
+        ("inference.GRPCInferenceService/ServerLive", "{}", "\"live\": true"),
+        ("graft.v1.BackboneService/ListBackbones", "{}", "\"builtin\""),
+        ("graft.v1.SampleService/ConfigureDataset", configure, "parts"),
+        ("graft.v1.SampleService/ListDatasets", "{}", "parts"),
+        ("graft.v1.HeadService/ListHeads", "{}", "{"),
+        ("graft.v1.TrainingService/ListJobs", "{}", "{"),
+    ] {
+        // The two clients set spaces differently.
+        let said = client.call(address, method, message).replace("\":\"", "\": \"");
+        let said = said.replace("\":true", "\": true");
+        assert!(said.contains(answer), "{method}: {said}");
+    }
 
     let Some(assets) = assets else { return };
     let photograph = base64(&std::fs::read(photograph(&assets)).unwrap());
@@ -202,6 +226,9 @@ fn a_client_that_has_no_proto_file_lists_every_service_and_predicts() {
     let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
     let index = answer["predictions"][0]["index"].as_u64();
     assert!(index.is_some_and(|index| ELEPHANTS.contains(&index)), "{answer}");
+    let answer = client.call(address, "graft.v1.ExplanationService/Explain", &message);
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["explanation"]["map"].as_array().map(Vec::len), Some(49), "{answer}");
 }
 
 #[test]

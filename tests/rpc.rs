@@ -106,9 +106,13 @@ async fn every_hostile_request_gets_a_clear_error_and_the_next_good_one_its_answ
         let image = Some(Image { source: Some(image::Source::Raw(frame)) });
         PredictRequest { image, ..PredictRequest::default() }
     };
-    // A PNG header of 65535 x 65535 with nothing behind it.
+    // A PNG header of 65535 x 65535 and the beginning of a body.
     let mut bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
     bomb.extend([0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff, 8, 2, 0, 0, 0]);
+    bomb.extend(0x3967_4e07_u32.to_be_bytes()); // its checksum, so that the size itself is judged
+    bomb.extend(b"\0\0\0\x08IDAT\x78\x9c");
+    let error = predict_fails(&client, encoded(bomb.clone())).await;
+    assert!(error.message.contains("65535"), "{error}");
     let nameless = PredictRequest::default();
     let head = |name: &str| PredictRequest { head: name.into(), ..encoded(photograph()) };
     let top_k = |count| PredictRequest { top_k: Some(count), ..encoded(photograph()) };
@@ -137,10 +141,8 @@ async fn every_hostile_request_gets_a_clear_error_and_the_next_good_one_its_answ
         assert!(!error.reason.is_empty() && !error.message.is_empty());
     }
     for end in (0..good.len()).step_by(good.len() / 20 + 1) {
-        // A baseline JPEG may be answered from what is there; it must not do harm.
-        if let Err(error) = client.predict(encoded(&good[..end])).await {
-            assert_eq!(error.kind, invalid, "cut at {end}: {error}");
-        }
+        let error = predict_fails(&client, encoded(&good[..end])).await;
+        assert_eq!(error.kind, invalid, "cut at {end}: {error}");
     }
     client.predict(encoded(good)).await.unwrap();
 }

@@ -169,6 +169,38 @@ async fn whoever_can_connect_is_answered_and_sigterm_ends_the_daemon_with_succes
     assert!(TcpStream::connect(address).is_err());
 }
 
+/// One whose labels are a pipe stays half loaded for as long as nothing is written to it.
+#[test]
+fn the_port_stays_shut_until_every_backbone_is_loaded() {
+    let state = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tiny/logits.onnx");
+    let mut add = Command::new(GRAFTD);
+    add.args(["models", "add", "--id", "slow", "--preset", "unit", "--state-dir"]);
+    assert!(add.args([state.path(), &model]).output().unwrap().status.success());
+    let labels = state.path().join("backbones/slow/labels.txt");
+    assert!(Command::new("mkfifo").arg(&labels).status().unwrap().success());
+
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut child = Command::new(GRAFTD)
+        .args(["serve", "--listen", &address.to_string(), "--state-dir"])
+        .arg(state.path())
+        .spawn()
+        .unwrap();
+    // Opens as soon as the daemon reads at the other end.
+    let mut pipe = std::fs::OpenOptions::new().write(true).open(&labels).unwrap();
+    assert!(TcpStream::connect(address).is_err(), "it is still being loaded");
+    std::fs::remove_file(&labels).unwrap();
+    std::fs::write(&labels, "ant\nbee\ncat\ndog\n").unwrap();
+    pipe.write_all(b"ant\nbee\ncat\ndog\n").unwrap();
+    drop(pipe);
+    while TcpStream::connect(address).is_err() {
+        assert!(child.try_wait().unwrap().is_none(), "it serves");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn systemd_is_told_when_the_daemon_is_ready_and_when_it_stops() {
     let folder = tempfile::tempdir().unwrap();

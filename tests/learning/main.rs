@@ -19,6 +19,7 @@ mod disk;
 mod following;
 mod graftctl;
 mod jobs;
+mod open_inference;
 mod poison;
 mod push;
 mod samples;
