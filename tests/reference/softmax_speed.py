@@ -3,14 +3,17 @@
 
 scikit-learn runs to a tolerance of 1e-10; graftd must come within 1e-5 of its objective (relative).
 Its time to get there is compared with that of the loosest tolerance by which scikit-learn gets
-there too. Memory is what the fit adds to the process that holds the samples (f16 in graftd, f32 in
-scikit-learn).
+there too, in the same run. The objective to reach is a number of the samples alone: it is kept in the
+folder, for at 100,000 samples it takes longer than all the rest. Memory is what the fit adds to the
+process that holds the samples (f16 in graftd, f32 in scikit-learn); at 100,000 it has to stay within
+its bound with graftd's samples counted too.
 
     .venv/bin/python tests/reference/train_compare.py --only speed
 
 Needs `cargo build --release --example softmax_regression`.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -26,6 +29,7 @@ PROGRAM = REPOSITORY / "target/release/examples/softmax_regression"
 CLASSES = 10
 INVERSE_PENALTY = 1.0
 TOLERANCES = [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+FINAL = 1e-10
 NEAR = 1e-5
 MOST_MEMORY = 300e6  # bytes, at 100,000 samples
 
@@ -80,27 +84,41 @@ def in_own_process(x_file, y_file, tolerance):
     return json.loads(output.stdout)
 
 
+def wanted(files, folder, count):
+    """The objective that scikit-learn reaches at 1e-10; kept beside the samples that it belongs to."""
+    kept = folder / f"speed-{count}.json"
+    samples_now = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    if kept.exists():
+        known = json.loads(kept.read_text())
+        if known["samples"] == samples_now:
+            return known["objective"]
+    objective_found = in_own_process(*files, FINAL)["objective"]
+    kept.write_text(json.dumps({"samples": samples_now, "objective": objective_found}))
+    return objective_found
+
+
 def compare(real, sizes, folder):
     """Prints a line a size; whether objective, time and memory are as promised."""
     good = True
     print("softmax regression, samples x 1280 x 10: seconds to the objective, added memory")
     for count in sizes:
         files = samples(real, count, folder)
-        final = in_own_process(*files, 1e-10)
-        runs = (in_own_process(*files, tolerance) for tolerance in TOLERANCES)
-        enough = final["objective"] * (1 + NEAR)
-        theirs = next((run for run in runs if run["objective"] <= enough), final)
+        final = wanted(files, folder, count)
+        enough = final * (1 + NEAR)
+        runs = (in_own_process(*files, tolerance) for tolerance in [*TOLERANCES, FINAL])
+        theirs = next(run for run in runs if run["objective"] <= enough)
         line = [PROGRAM, *files, str(CLASSES), str(INVERSE_PENALTY)]
         ours = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
         reached = next((step[1] for step in ours["trace"] if step[0] <= enough), float("inf"))
         print(
             f"  {count:7}  scikit-learn {theirs['seconds']:8.2f} s {theirs['memory'] / 1e6:6.0f} MB"
             f"   graftd {reached:8.2f} s {ours['memory'] / 1e6:6.0f} MB"
-            f"   objective {final['objective']:.8f} and {ours['objective']:.8f}",
+            f"   objective {final:.8f} and {ours['objective']:.8f}",
             flush=True,
         )
         good &= reached <= theirs["seconds"] and ours["objective"] <= enough
-        good &= count < 100_000 or ours["memory"] < MOST_MEMORY
+        held = files[0].stat().st_size
+        good &= count < 100_000 or ours["memory"] + held < MOST_MEMORY
     return good
 
 
