@@ -4,13 +4,17 @@
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+mod common;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::Value;
+use common::onnx::{model, node, weights};
+use prost::Message as _;
+use serde_json::{Value, json};
 
 /// The assets folder, or a plain note that the test was skipped.
 fn assets() -> Option<PathBuf> {
@@ -109,12 +113,99 @@ fn a_model_is_added_listed_inspected_replaced_and_removed() {
     let layers = inspected["layers"].as_array().unwrap();
     let layer = |name: &Value| layers.iter().find(|layer| layer["name"] == *name).unwrap();
     assert_eq!(layer(&inspected["explanation_layer"])["explainable"], true);
-    assert!(layers.iter().any(|layer| layer["trainable"] == true));
     assert_eq!(inspected["preprocessing"]["size"], 96);
 
     assert!(graftd(state, &["remove", "person"]).status.success());
     assert!(!graftd(state, &["remove", "person"]).status.success());
     assert_eq!(std::fs::read_dir(state.join("backbones")).unwrap().count(), 0);
+}
+
+/// The layers of a backbone as `models inspect` tells them: name, operator, waist, explainable,
+/// trainable, obstacle; and the same for a person, a line a layer.
+fn layers(state: &Path, id: &str) -> (Vec<Value>, Vec<String>) {
+    let inspected = &json_lines(&graftd(state, &["inspect", id, "--json"]))[0];
+    let of = |layer: &Value| {
+        let keys = ["name", "operator", "waist", "explainable", "trainable", "obstacle"];
+        Value::Array(keys.map(|key| layer[key].clone()).to_vec())
+    };
+    let objects = inspected["layers"].as_array().unwrap().iter().map(of).collect();
+    let output = graftd(state, &["inspect", id]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let table = text.lines().skip_while(|line| !line.contains("FINE-TUNE")).skip(1);
+    let in_columns = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    (objects, table.map(in_columns).collect())
+}
+
+#[test]
+fn every_layer_is_told_with_whether_it_can_be_explained_and_fine_tuned_from() {
+    let state = tempfile::tempdir().unwrap();
+    let model = reference("tiny/logits.onnx");
+    let add = ["add", &model, "--id", "tiny", "--preset", "unit"];
+    assert!(graftd(state.path(), &add).status.success());
+    let (objects, lines) = layers(state.path(), "tiny");
+    // In a chain each layer is a waist; once pooled there is no place left to look at.
+    let expected = [
+        json!(["conv1", "Conv", true, true, true, null]),
+        json!(["relu1", "Relu", true, true, true, null]),
+        json!(["conv2", "Conv", true, true, true, null]),
+        json!(["relu2", "Relu", true, true, true, null]),
+        json!(["pooled", "GlobalAveragePool", true, false, true, null]),
+        json!(["features", "Flatten", true, false, true, null]),
+        json!(["logits", "Gemm", true, false, true, null]),
+    ];
+    assert_eq!(objects, expected);
+    let expected = [
+        "conv1 Conv 1,8,8,8 yes yes yes",
+        "relu1 Relu 1,8,8,8 yes yes yes",
+        "conv2 Conv 1,12,4,4 yes yes yes",
+        "relu2 Relu 1,12,4,4 yes yes yes",
+        "pooled GlobalAveragePool 1,12,1,1 yes yes",
+        "features Flatten 1,12 yes yes",
+        "logits Gemm 1,4 yes yes",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn layers_before_an_operator_without_a_rule_are_told_with_that_operator_and_its_node() {
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "map"),
+        node("ConvTranspose", &["map", "enlarging"], "larger"),
+        node("Conv", &["larger", "square"], "inner"),
+        node("Add", &["inner", "larger"], "sum"),
+        node("GlobalAveragePool", &["sum"], "pooled"),
+        node("Flatten", &["pooled"], "flat"),
+        node("Gemm", &["flat", "matrix"], "logits"),
+    ];
+    let shapes: [(&str, &[i64]); 4] = [
+        ("kernel", &[8, 3, 3, 3]),
+        ("enlarging", &[8, 6, 3, 3]),
+        ("square", &[6, 6, 1, 1]),
+        ("matrix", &[6, 4]),
+    ];
+    let weights = shapes.map(|(name, shape)| weights(name, shape)).to_vec();
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("enlarging.onnx");
+    let bytes = model(&[1, 3, 16, 16], nodes, weights).encode_to_vec();
+    graftd::base::atomic::write(&file, &bytes).unwrap();
+    let add = ["add", file.to_str().unwrap(), "--id", "enlarging", "--preset", "unit"];
+    assert!(graftd(state.path(), &add).status.success());
+    let (objects, lines) = layers(state.path(), "enlarging");
+    // What a skip connection passes by is no waist.
+    let expected = [
+        json!(["map", "Conv", true, false, false, "Deconv larger_node"]),
+        json!(["larger", "ConvTranspose", true, true, true, null]),
+        json!(["inner", "Conv", false, true, false, null]),
+        json!(["sum", "Add", true, true, true, null]),
+        json!(["pooled", "GlobalAveragePool", true, false, true, null]),
+        json!(["flat", "Flatten", true, false, true, null]),
+        json!(["logits", "Gemm", true, false, true, null]),
+    ];
+    assert_eq!(objects, expected);
+    let obstacle = "no: Deconv larger_node";
+    assert_eq!(lines[0], format!("map Conv 1,8,14,14 yes {obstacle} {obstacle}"));
+    assert_eq!(lines[2], "inner Conv 1,6,16,16 yes");
+    assert_eq!(lines.len(), objects.len());
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod behaviour;
 mod by_hand;
 mod channels_last;
 mod elephants;
+mod flat;
 mod missing;
 mod parity;
 mod pooling;

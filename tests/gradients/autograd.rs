@@ -225,28 +225,37 @@ fn wave(len: usize) -> Vec<f32> {
     (0..len).map(|i| at(i) as f32).collect()
 }
 
-/// `architectures.py` makes the files; `gradients.py` made the fixture from them.
-#[test]
-fn gradients_of_generated_architectures_agree_with_pytorch_autograd() {
+/// Networks that [`architectures`] must find.
+const ARCHITECTURES: usize = 12;
+
+/// The generated networks of the fixture with their files: `architectures.py` makes these,
+/// `gradients.py` made the fixture from them. Empty without `$GRAFTD_ARCHITECTURES`; with it all must be
+/// there.
+pub fn architectures(reference: &Value) -> Vec<(&str, &Value, PathBuf)> {
     let Some(folder) = std::env::var_os("GRAFTD_ARCHITECTURES").map(PathBuf::from) else {
         println!("skipped: no $GRAFTD_ARCHITECTURES (`just gradients` makes the networks)");
-        return;
+        return Vec::new();
     };
+    let expected = reference["architectures"].as_object().unwrap();
+    assert_eq!(expected.len(), ARCHITECTURES, "in the fixture");
+    let file = |id: &str| folder.join(format!("{id}.onnx"));
+    let missing: Vec<PathBuf> =
+        expected.keys().map(|id| file(id)).filter(|path| !path.is_file()).collect();
+    assert!(missing.is_empty(), "run architectures.py: there is no {missing:?}");
+    expected.iter().map(|(id, expected)| (id.as_str(), expected, file(id))).collect()
+}
+
+#[test]
+fn gradients_of_generated_architectures_agree_with_pytorch_autograd() {
     let reference = fixture("gradients.json");
     println!("{HEADING}");
-    for (id, expected) in reference["architectures"].as_object().unwrap() {
-        let path = folder.join(format!("{id}.onnx"));
-        if !path.is_file() {
-            println!("skipped: no {}", path.display());
-            continue;
-        }
+    for (id, expected, path) in architectures(&reference) {
         let shape: Vec<usize> = list(&expected["shape"]).iter().map(whole).collect();
         let options = Options { size: Some(shape[2] as u32), ..Options::default() };
         let network = Network::load(Source::File(path), &options).expect("the network loads");
-        if network.digest().to_string() != expected["sha256"].as_str().unwrap() {
-            println!("skipped: {id} is another file than the fixture's; run gradients.py again");
-            continue;
-        }
+        let digest = network.digest().to_string();
+        let same = digest == expected["sha256"].as_str().unwrap();
+        assert!(same, "{id} is another file than the fixture's: run gradients.py again");
         judge(id, &network, wave(shape.iter().product()), expected);
     }
 }

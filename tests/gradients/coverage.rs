@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tract_onnx::prelude::TypedModel;
 
+use crate::autograd::architectures;
+use crate::common::json::fixture;
 use crate::end_to_end::networks;
 use crate::rows::rows;
 use graftd::grad::{Entry, State, TABLE, operator_of};
@@ -25,14 +27,15 @@ fn every_rule_of_the_table_has_a_row() {
     }
 }
 
-/// The ONNX files of the repository, and those that architectures.py has made.
+/// The ONNX files of the repository, and the generated architectures where they are asked for.
 fn files() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = ["models", "tests", "benches"].map(|folder| root.join(folder));
-    let generated = std::env::var_os("GRAFTD_ARCHITECTURES").map(PathBuf::from);
-    let files = folders.into_iter().chain(generated).flat_map(walkdir::WalkDir::new);
-    let files = files.into_iter().map(|entry| entry.expect("a readable folder").into_path());
-    files.filter(|path| path.extension().is_some_and(|ending| ending == "onnx")).collect()
+    let files = folders.into_iter().flat_map(walkdir::WalkDir::new);
+    let files = files.map(|entry| entry.expect("a readable folder").into_path());
+    let files = files.filter(|path| path.extension().is_some_and(|ending| ending == "onnx"));
+    let reference = fixture("gradients.json");
+    files.chain(architectures(&reference).into_iter().map(|(_, _, file)| file)).collect()
 }
 
 /// A network as derivatives see it.

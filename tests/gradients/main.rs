@@ -9,7 +9,10 @@ mod common;
 
 mod autograd;
 mod check;
+mod conventions;
 mod coverage;
 mod end_to_end;
+mod flat;
+mod halves;
 mod rows;
 mod standing;

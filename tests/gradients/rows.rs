@@ -467,6 +467,7 @@ fn movements() -> Vec<Row> {
         row("reshape axes", AxisOp::Reshape(1, dims(&[6, 5]), dims(&[2, 15])), image()),
         row("reshape", FiniteReshape { shape: tvec!(9, 10) }, image()),
         row("identity", Identity, image()),
+        // To its own type: here all numbers are of one. `halves.rs` has casts that round.
         row("cast", cast(DatumType::F32), image()),
     ]
 }

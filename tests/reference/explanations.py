@@ -3,8 +3,8 @@
 
 Three photographs x six networks x every method that the library has, at the last feature map; some
 with eigen smoothing; and the Keras tutorial's recipe (probability, mean of gradients, channel mean) by
-autograd. Of one network also a layer half-way down whose activations have both signs, in float64. The occluding methods run mobilenet-v2 and googlenet a thousand times a photograph, which
-takes half an hour. With --time also the time of its Grad-CAM on one thread.
+autograd. Of one network also a layer half-way down whose activations have both signs, in float64. The
+occluding methods run mobilenet-v2 and googlenet a thousand times a photograph, which takes half an hour. With --time also the time of its Grad-CAM on one thread.
 
     .venv/bin/python tests/reference/explanations.py
 """
@@ -70,17 +70,33 @@ def keras_recipe(network, layer, x, index):
     return heat.detach().numpy()
 
 
+def ablated(network, layer, x, index):
+    """Ablation-CAM as the paper has it: the weight of a channel is the share of the score that is lost
+    when it is zero."""
+    with torch.no_grad():
+        whole = network(x)[0, index]
+        activations = network.values[layer][0].clone()
+        heat = torch.zeros_like(activations[0])
+        for channel, plane in enumerate(activations):
+            without = activations[None].clone()
+            without[0, channel] = 0
+            hook = network.layer(layer).register_forward_hook(lambda *_: without)
+            heat += (whole - network(x)[0, index]) / whole * plane
+            hook.remove()
+    return heat.numpy()
+
+
 def signed(path, layer, photographs):
-    """The raw maps at a layer whose activations have both signs, all in float64, but for the occluding
-    methods: hundreds of runs in float64, and there pytorch-grad-cam ablates to -1e7."""
+    """The raw maps at a layer whose activations have both signs, all in float64. Where the least
+    activation is not zero, pytorch-grad-cam ablates to -1e7: Ablation-CAM is computed here."""
     network = OnnxNetwork(path, torch.float64)
     result = []
     for x in photographs:
         x = x.double()
         index = int(network(x)[0].argmax())
         assert network.values[layer].min() < 0
-        maps = {name: raw_map(m, network, layer, x, index) for name, m in METHODS.items()
-                if name not in ("score-cam", "ablation-cam")}
+        maps = {name: ablated(network, layer, x, index) if name == "ablation-cam"
+                else raw_map(m, network, layer, x, index) for name, m in METHODS.items()}
         height, width = maps["grad-cam"].shape
         result.append({"class": index, "height": height, "width": width,
                        "raw": {name: numbers(m) for name, m in maps.items()}})
