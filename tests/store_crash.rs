@@ -1,9 +1,14 @@
 //! kill -9 in the middle of streams. A child process stores samples and tells each receipt; it is
 //! killed at a random moment; then everything that it told must be there, once and whole.
 //!
+//! The same over the wire, against the daemon: a client streams, the daemon is killed.
+//!
 //! Ten rounds by default; `GRAFTD_KILL_ROUNDS=1000 cargo test --test store_crash` is the long run.
 
 #![cfg(feature = "daemon")]
+
+#[path = "common/program.rs"]
+mod program;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -14,9 +19,11 @@ use std::time::Duration;
 
 use graftd::base::digest::Digest;
 use graftd::base::name::Name;
+use graftd::client::{Client, Picture, messages};
 use graftd::store::{
     DatasetSettings, Filter, INLINE_LIMIT, NewEmbedding, NewSample, Outcome, Store,
 };
+use graftd::vision;
 
 /// The folder that the child is to write to: set, this process is the child.
 const FOLDER: &str = "GRAFTD_CRASH_FOLDER";
@@ -154,4 +161,96 @@ fn check(folder: &Path, stored: &BTreeSet<u64>, round: u64) {
     let named = std::fs::read_dir(folder.join("images")).unwrap().count() as u64;
     let large = page.samples.iter().filter(|s| s.bytes as usize > INLINE_LIMIT).count() as u64;
     assert_eq!(named, large, "round {round}: image files without a sample");
+}
+
+/// A sample as a client sends it: a small picture of its own.
+fn sent(number: u64) -> messages::NewSample {
+    let pixels =
+        (0..8 * 8 * 3_u64).map(|i| ((i * 31) ^ (number * 17) ^ (number >> 8)) as u8).collect();
+    let picture = vision::Picture::new(8, 8, pixels).unwrap();
+    let encoded = vision::encode(&picture, vision::ImageFormat::Png).unwrap();
+    let image = messages::PredictRequest::from(Picture::from_bytes(encoded)).image.unwrap();
+    messages::NewSample {
+        dataset: dataset().to_string(),
+        id: format!("sample-{number}"),
+        labels: vec![format!("class-{}", number % 5)],
+        content: Some(messages::new_sample::Content::Image(image)),
+        ..messages::NewSample::default()
+    }
+}
+
+/// Streams samples from `first` on to a daemon that is killed after so many acknowledgements; returns
+/// the numbers of all that were acknowledged.
+async fn stream_and_kill(state: &Path, first: u64, acknowledgements: usize) -> BTreeSet<u64> {
+    let daemon = program::Daemon::start_in(Command::new(program::GRAFTD), state);
+    let client = Client::connect(&daemon.address).await.unwrap();
+    let items = (first..).map(|number| messages::StreamSamplesRequest {
+        correlation_id: number.to_string(),
+        sample: Some(sent(number)),
+    });
+    let mut answers = client.stream_samples(tokio_stream::iter(items)).await.unwrap();
+    let mut acknowledged = BTreeSet::new();
+    let mut daemon = Some(daemon);
+    while let Some(Ok((number, outcome))) = answers.next().await.transpose() {
+        outcome.unwrap();
+        acknowledged.insert(number.parse().unwrap());
+        if acknowledged.len() == acknowledgements {
+            // Kills it with SIGKILL; what it still sent arrives below.
+            drop(daemon.take());
+        }
+    }
+    assert!(daemon.is_none(), "the stream lives until the daemon is killed");
+    acknowledged
+}
+
+#[tokio::test]
+async fn what_a_daemon_acknowledged_over_the_wire_is_there_once_after_kill_9() {
+    if std::env::var_os(FOLDER).is_some() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..3 {
+        // Behind what was told last, so that some samples come a second time after the crash.
+        let first = acknowledged.last().map_or(0, |last: &u64| last.saturating_sub(3));
+        let count = 5 + (rand::random::<u32>() % 60) as usize;
+        acknowledged.extend(stream_and_kill(state.path(), first, count).await);
+
+        let verify = ["store", "verify", "--state-dir"];
+        let verified = Command::new(program::GRAFTD).args(verify).arg(state.path()).output();
+        let verified = verified.unwrap();
+        let said = String::from_utf8_lossy(&verified.stdout);
+        assert!(verified.status.success(), "round {round}: {said}");
+        let daemon = program::Daemon::start_in(Command::new(program::GRAFTD), state.path());
+        let client = Client::connect(&daemon.address).await.unwrap();
+        let mut ids = BTreeSet::new();
+        let mut page_token = String::new();
+        loop {
+            let filter = messages::SampleFilter {
+                dataset: dataset().to_string(),
+                ..messages::SampleFilter::default()
+            };
+            let request = messages::ListSamplesRequest {
+                filter: Some(filter),
+                page_token,
+                ..messages::ListSamplesRequest::default()
+            };
+            let page = client.list_samples(request).await.unwrap();
+            for sample in page.samples {
+                assert!(ids.insert(sample.id.clone()), "round {round}: {} twice", sample.id);
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        for number in &acknowledged {
+            assert!(ids.contains(&sent(*number).id), "round {round}: sample {number} is lost");
+        }
+        let last = *acknowledged.last().unwrap();
+        let again = client.add_sample(sent(last)).await.unwrap();
+        assert!(again.duplicate, "round {round}");
+        drop(client);
+        assert!(daemon.terminate().success());
+    }
 }

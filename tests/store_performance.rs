@@ -3,6 +3,11 @@
 
 #![cfg(feature = "daemon")]
 
+#[path = "common/program.rs"]
+mod program;
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -79,6 +84,21 @@ fn intake_at_full_speed_and_at_the_device_s_rate() {
     let opened = began.elapsed();
     let stored = again.dataset_stats(&name).unwrap().samples;
     println!("{stored} samples are open after {:.0} ms", opened.as_secs_f64() * 1e3);
+    drop(again);
+
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut command = Command::new(program::GRAFTD);
+    command.env("NOTIFY_SOCKET", &path);
+    let began = Instant::now();
+    let daemon = program::Daemon::start_in(command, folder.path());
+    let mut message = [0; 64];
+    let length = socket.recv(&mut message).unwrap();
+    let ready = began.elapsed();
+    assert!(message[..length].starts_with(b"READY=1"));
+    println!("the daemon is READY after {:.0} ms", ready.as_secs_f64() * 1e3);
+    assert!(daemon.terminate().success());
+    let again = Store::open(folder.path()).unwrap();
 
     // On top of these, so that the index has its full size.
     let (before, commits) = (written(), again.stats().unwrap().commits);

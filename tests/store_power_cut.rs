@@ -64,7 +64,8 @@ fn sample(number: u64) -> NewSample {
 fn record(synchronous: Synchronous) -> Vec<Event> {
     let folder = tempfile::tempdir().unwrap();
     medium::begin(folder.path());
-    let options = Options { synchronous, vfs: Some(medium::NAME.to_owned()) };
+    let vfs = Some(medium::NAME.to_owned());
+    let options = Options { synchronous, vfs, ..Options::default() };
     let store = Store::open_with(folder.path(), options).unwrap();
     store.create_dataset(&dataset(), DatasetSettings::default()).unwrap();
     let (sender, receipts) = mpsc::channel();

@@ -10,10 +10,11 @@ use super::{CliError, Global, Outcome, held};
 use crate::base::atomic;
 use crate::base::name::Name;
 use crate::store::{
-    ExportTarget, Import, NewSample, Outcome as Stored, Store, StoreStats, Verification,
+    ExportTarget, Import, NewSample, Outcome as Stored, Receipt, Store, StoreError, StoreStats,
+    Verification,
 };
 use crate::terminal::print;
-use crate::vision::{self, Limits};
+use crate::vision::{self, Limits, VisionError};
 
 /// The samples, embeddings and heads on this device.
 #[derive(Args, Debug)]
@@ -202,31 +203,43 @@ impl StoreCommand {
         source: &std::path::Path,
     ) -> Result<Outcome, CliError> {
         let items = Import::open(source)?;
+        let settings = items.settings().clone();
         let (sender, receipts) = std::sync::mpsc::channel();
-        let mut sent = 0_u64;
+        let (mut sent, mut refused) = (0_u64, 0_u64);
+        let mut refuse = |reason: std::fmt::Arguments<'_>| {
+            refused += 1;
+            print::error(reason);
+        };
         for item in items {
             sent += 1;
-            let sender = sender.clone();
-            match item {
-                // Blocks while the writer is behind, so nothing piles up.
-                Ok(sample) => store.add_sample_making(dataset, sized(sample), move |receipt| {
-                    let _ = sender.send(receipt.map(|receipt| receipt.outcome));
-                }),
+            let sample = match item {
+                Ok(sample) => sample,
                 Err(error) => {
-                    let _ = sender.send(Err(error));
+                    refuse(format_args!("{error}"));
+                    continue;
                 }
+            };
+            let id = sample.id.clone();
+            match decodable(sample) {
+                Ok(sample) => {
+                    let sender = sender.clone();
+                    let done = move |receipt: Result<Receipt, StoreError>| {
+                        let outcome = receipt.map(|receipt| receipt.outcome);
+                        let _ = sender.send(outcome.map_err(|error| (id, error)));
+                    };
+                    // Blocks while the writer is behind, so nothing piles up.
+                    store.add_sample_making_with(dataset, &settings, sample, done);
+                }
+                Err(error) => refuse(format_args!("{id}: {error}")),
             }
         }
         drop(sender);
-        let (mut added, mut duplicates, mut refused) = (0_u64, 0_u64, 0_u64);
+        let (mut added, mut duplicates) = (0_u64, 0_u64);
         for outcome in receipts {
             match outcome {
                 Ok(Stored::Added) => added += 1,
                 Ok(Stored::Duplicate) => duplicates += 1,
-                Err(error) => {
-                    refused += 1;
-                    print::error(&error);
-                }
+                Err((id, error)) => refuse(format_args!("{id}: {error}")),
             }
         }
         if self.json {
@@ -241,13 +254,18 @@ impl StoreCommand {
     }
 }
 
-/// Notes how large the photograph is, which a folder of photographs does not say.
-fn sized(mut sample: NewSample) -> NewSample {
-    if let Some(image) = &sample.image
-        && sample.width.min(sample.height) == 0
-        && let Ok(size) = vision::size(image, &Limits::default())
-    {
-        (sample.width, sample.height) = size;
+/// Decodes the picture, so that none is stored which nothing could learn from, and notes how large it
+/// is, which a folder of photographs does not say.
+fn decodable(mut sample: NewSample) -> Result<NewSample, VisionError> {
+    let limits = Limits::default();
+    if let Some(image) = &sample.image {
+        let picture = vision::decode(image, &limits)?;
+        if sample.width.min(sample.height) == 0 {
+            (sample.width, sample.height) = (picture.width, picture.height);
+        }
     }
-    sample
+    if let Some(thumbnail) = &sample.thumbnail {
+        vision::decode(thumbnail, &limits)?;
+    }
+    Ok(sample)
 }

@@ -74,8 +74,9 @@ impl Store {
         })
     }
 
-    /// Deletes the samples that meet the filter; the default filter means all of them. On a full disk
-    /// too, with the room that is kept for it.
+    /// Deletes the samples that meet the filter; the default filter means all of them. Damaged rows go
+    /// with all, or where the filter names nothing but their ids. On a full disk too, with the room
+    /// that is kept for it.
     ///
     /// # Errors
     /// [`StoreError::UnknownDataset`]. Samples deleted before a failure stay deleted.
@@ -99,6 +100,9 @@ impl Store {
         loop {
             let page = self.samples(dataset, filter, None, at_once)?;
             if page.samples.is_empty() {
+                if *filter == (Filter { ids: filter.ids.clone(), ..Filter::default() }) {
+                    total.removed += self.delete_damaged(dataset, &filter.ids, at_once)?;
+                }
                 total.erased = total.removed == 0 || self.erase()?;
                 return Ok(());
             }
@@ -130,6 +134,28 @@ impl Store {
             total.bytes += bytes;
         }
     }
+
+    /// Deletes the damaged rows with these ids, without ids all of the dataset; returns how many. Of
+    /// what such a row says, nothing but its id can be asked for.
+    fn delete_damaged(&self, dataset: &Name, ids: &[String], at_once: usize) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let (dataset, ids) = (dataset.clone(), ids.to_owned());
+            let removed = self.write(Urgency::Now, move |session| {
+                let number = session.ledger().dataset(&dataset)?.dataset.number;
+                if ids.is_empty() {
+                    let keys = query::damaged_in(session.connection, number, at_once)?;
+                    remove_damaged_rows(session, &keys)
+                } else {
+                    remove_damaged_ids(session, number, ids.iter().map(String::as_str))
+                }
+            })?;
+            total += removed;
+            if removed == 0 {
+                return Ok(total);
+            }
+        }
+    }
 }
 
 /// Writes what [`Store::update_sample`] can change, and the size.
@@ -156,19 +182,50 @@ pub(super) fn rewrite(session: &Session<'_>, old: &Sample, new: &Sample) -> Resu
 
 /// Removes a sample with its image and embeddings.
 pub(super) fn remove(session: &mut Session<'_>, sample: &Sample) -> Result<()> {
+    remove_rows(session, sample.key)?;
+    session.ledger().remove(sample, sample::id_hash(sample.key.dataset(), &sample.id))
+}
+
+/// Removes the damaged rows in which these ids should be found; returns how many there were.
+pub(super) fn remove_damaged_ids<'a>(
+    session: &mut Session<'_>,
+    dataset: DatasetNumber,
+    ids: impl IntoIterator<Item = &'a str>,
+) -> Result<u64> {
+    let mut keys = Vec::new();
+    for id in ids {
+        keys.extend(query::damaged_under(session.connection, &session.ledger(), dataset, id)?);
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    remove_damaged_rows(session, &keys)
+}
+
+/// Removes damaged rows and all that belongs to them. Some of them are in the sums and some are not,
+/// so the sums are read again.
+fn remove_damaged_rows(session: &mut Session<'_>, keys: &[SampleKey]) -> Result<u64> {
+    for key in keys {
+        remove_rows(session, *key)?;
+    }
+    if !keys.is_empty() {
+        session.ledger().reload(session.connection)?;
+    }
+    Ok(keys.len() as u64)
+}
+
+fn remove_rows(session: &mut Session<'_>, key: SampleKey) -> Result<()> {
     let connection = session.connection;
     let file: Option<Option<String>> = connection
         .prepare_cached("DELETE FROM images WHERE key = ?1 RETURNING file")?
-        .query_row([sample.key.0], |row| row.get(0))
+        .query_row([key.0], |row| row.get(0))
         .optional()?;
     let backbones: Vec<_> = session.ledger().backbones().iter().map(|b| b.number).collect();
     for backbone in backbones {
         connection
             .prepare_cached("DELETE FROM embeddings WHERE key = ?1")?
-            .execute([sample.key.embedding(backbone)])?;
+            .execute([key.embedding(backbone)])?;
     }
-    connection.prepare_cached("DELETE FROM samples WHERE key = ?1")?.execute([sample.key.0])?;
-    session.ledger().remove(sample, sample::id_hash(sample.key.dataset(), &sample.id))?;
+    connection.prepare_cached("DELETE FROM samples WHERE key = ?1")?.execute([key.0])?;
     session.effects.unlinked.extend(file.flatten());
     session.effects.erase = true;
     Ok(())

@@ -1,6 +1,7 @@
 //! Datasets: named collections of samples with a policy on what is kept and how much.
 
 use rusqlite::{Connection, Row, params};
+use serde_json::{Value, json};
 
 use super::change::{self, Deletion};
 use super::error::{Result, StoreError};
@@ -227,7 +228,7 @@ pub(super) fn create(
     Ok(dataset)
 }
 
-fn check(settings: &DatasetSettings) -> Result<()> {
+pub(super) fn check(settings: &DatasetSettings) -> Result<()> {
     if let Some(capture) = &settings.capture {
         check_json("capture", capture)?;
     }
@@ -235,6 +236,41 @@ fn check(settings: &DatasetSettings) -> Result<()> {
         Ok(())
     } else {
         Err(StoreError::invalid("held_out_share", "must lie between 0 and 1"))
+    }
+}
+
+impl DatasetSettings {
+    /// For an export. Which predictions are kept for review is a matter of the device and stays there.
+    pub(super) fn to_json(&self) -> Value {
+        json!({
+            "keep": self.keep.to_text(),
+            "held_out_share": self.held_out_share,
+            "max_samples": self.quota.max_samples,
+            "max_bytes": self.quota.max_bytes,
+            "when_full": self.quota.when_full.to_text(),
+        })
+    }
+
+    /// What [`DatasetSettings::to_json`] wrote; `None` where it did not. What is left out is the
+    /// default.
+    pub(super) fn from_json(value: &Value) -> Option<Self> {
+        fn read<T>(value: &Value, or: T, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+            if value.is_null() { Some(or) } else { read(value) }
+        }
+        let limit = |value: &Value| read(value, None, |value| value.as_u64().map(Some));
+        let default = Self::default();
+        Some(Self {
+            keep: read(&value["keep"], default.keep, |v| Keep::from_text(v.as_str()?))?,
+            held_out_share: read(&value["held_out_share"], default.held_out_share, Value::as_f64)?,
+            quota: Quota {
+                max_samples: limit(&value["max_samples"])?,
+                max_bytes: limit(&value["max_bytes"])?,
+                when_full: read(&value["when_full"], WhenFull::default(), |v| {
+                    WhenFull::from_text(v.as_str()?)
+                })?,
+            },
+            capture: None,
+        })
     }
 }
 
@@ -285,20 +321,20 @@ impl Keep {
         }
     }
 
-    fn from_text(text: &str) -> Option<Self> {
+    pub(super) fn from_text(text: &str) -> Option<Self> {
         [Self::Images, Self::Thumbnails, Self::Embeddings].into_iter().find(|k| k.to_text() == text)
     }
 }
 
 impl WhenFull {
-    fn to_text(self) -> &'static str {
+    pub(super) fn to_text(self) -> &'static str {
         match self {
             Self::Refuse => "refuse",
             Self::DropOldest => "drop_oldest",
         }
     }
 
-    fn from_text(text: &str) -> Option<Self> {
+    pub(super) fn from_text(text: &str) -> Option<Self> {
         [Self::Refuse, Self::DropOldest].into_iter().find(|w| w.to_text() == text)
     }
 }

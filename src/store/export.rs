@@ -1,6 +1,7 @@
 //! Writing a dataset out, as a folder or a tar that any tool can read:
 //!
 //! ```text
+//! dataset.json                what is kept, the share held out and the quota
 //! samples.jsonl               one sample a line: id, labels, split, file, ...
 //! images/<label>/<id>.<type>  a folder per class; `_unlabelled` for samples without label; long
 //!                             names are cut
@@ -27,6 +28,8 @@ use super::verify::Fault;
 use crate::base::digest::Digest;
 use crate::base::name::Name;
 
+/// The file of the dataset's settings.
+pub(super) const SETTINGS: &str = "dataset.json";
 /// Longest text within a path's component, in bytes; file systems take 255, some less.
 const MAX_COMPONENT: usize = 120;
 
@@ -58,22 +61,31 @@ impl Store {
     /// [`StoreError::UnknownDataset`], [`StoreError::Io`] of the target, [`StoreError::Corrupt`] where
     /// the database's structure is damaged.
     pub fn export(&self, dataset: &Name, target: ExportTarget<'_>) -> Result<ExportReport> {
-        let number = self.dataset(dataset)?.number;
+        self.read(|connection| self.export_at(connection, dataset, target))
+    }
+
+    /// As [`Store::export`], of the moment that `connection` sees.
+    pub(super) fn export_at(
+        &self,
+        connection: &Connection,
+        dataset: &Name,
+        target: ExportTarget<'_>,
+    ) -> Result<ExportReport> {
+        let dataset = self.dataset(dataset)?;
         let backbones = self.ledger().backbones().to_vec();
         let mut sink = Sink::open(target)?;
-        let report = self.read(|connection| {
-            let mut report = ExportReport::default();
-            let mut rows: Vec<_> = backbones.iter().map(|&b| EmbeddingRows::of(b)).collect();
-            let lines =
-                self.export_samples(connection, number, &mut rows, &mut sink, &mut report)?;
-            let length = lines.metadata().map_err(|e| sink.error(e))?.len();
-            sink.put("samples.jsonl", length, &mut BufReader::new(lines))?;
-            for rows in rows.into_iter().filter(|rows| !rows.keys.is_empty()) {
-                report.embeddings += rows.keys.len() as u64;
-                rows.export(connection, &mut sink)?;
-            }
-            Ok(report)
-        })?;
+        let mut report = ExportReport::default();
+        let settings = dataset.settings.to_json().to_string();
+        sink.put(SETTINGS, settings.len() as u64, &mut settings.as_bytes())?;
+        let mut rows: Vec<_> = backbones.iter().map(|&b| EmbeddingRows::of(b)).collect();
+        let lines =
+            self.export_samples(connection, dataset.number, &mut rows, &mut sink, &mut report)?;
+        let length = lines.metadata().map_err(|e| sink.error(e))?.len();
+        sink.put("samples.jsonl", length, &mut BufReader::new(lines))?;
+        for rows in rows.into_iter().filter(|rows| !rows.keys.is_empty()) {
+            report.embeddings += rows.keys.len() as u64;
+            rows.export(connection, &mut sink)?;
+        }
         sink.finish()?;
         Ok(report)
     }
@@ -102,6 +114,10 @@ impl Store {
                 }
             };
             let place = |what| format!("{what} of sample {:?}", sample.id);
+            let image = self.load_image(connection, &sample);
+            if image.is_err() && !self.has_image(sample.key.0)? {
+                continue; // deleted since
+            }
             let mut rows = serde_json::Map::new();
             for embedding in &mut *embeddings {
                 match embedding.enter(connection, sample.key) {
@@ -112,7 +128,7 @@ impl Store {
                     Err(error) => report.leave_out(place("embedding"), &error),
                 }
             }
-            let file = match self.load_image(connection, &sample) {
+            let file = match image {
                 Ok(None) => None,
                 Ok(Some(bytes)) => Some(write_image(&sample, &bytes, sink)?),
                 Err(error) => {

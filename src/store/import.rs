@@ -8,10 +8,13 @@ use half::f16;
 use serde_json::Value;
 use walkdir::WalkDir;
 
+use super::dataset::{self, DatasetSettings};
 use super::embedding::NewEmbedding;
 use super::error::{Result, StoreError};
+use super::export::SETTINGS;
 use super::sample::{NewSample, Origin, Split};
 use crate::base::clock::Timestamp;
+use crate::base::digest::Digest;
 
 /// Largest image that is read, in bytes.
 const MAX_IMAGE_BYTES: u64 = 32 << 20;
@@ -27,19 +30,28 @@ const ENDINGS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
 pub struct Import {
     root: PathBuf,
     items: Items,
+    settings: DatasetSettings,
     // Holds what a tar was unpacked into until the import is done.
     _unpacked: Option<tempfile::TempDir>,
 }
 
 enum Items {
-    /// Class and file, in the order of their paths.
-    Classes(std::vec::IntoIter<(String, PathBuf)>),
+    /// Pictures in the order of their paths.
+    Classes(std::vec::IntoIter<Picture>),
     Lines(BufReader<fs::File>),
 }
 
+/// A picture of a class folder.
+struct Picture {
+    class: String,
+    /// Below the folder, with `/` between its parts.
+    relative: String,
+    path: PathBuf,
+}
+
 impl Import {
-    /// Opens a folder with a folder per class in it, a folder that [`super::Store::export`] wrote,
-    /// or a tar of either.
+    /// Opens a folder with a folder per class in it (pictures may lie deeper; the first folder is the
+    /// class), a folder that [`super::Store::export`] wrote, or a tar of either.
     ///
     /// # Errors
     /// [`StoreError::Io`], or [`StoreError::Invalid`] where there is nothing to import.
@@ -61,13 +73,21 @@ impl Import {
     fn open_folder(root: &Path, unpacked: Option<tempfile::TempDir>) -> Result<Self> {
         let root = &descend(root)?;
         let lines = root.join("samples.jsonl");
+        let mut settings = DatasetSettings::default();
         let items = if lines.is_file() {
             let file = fs::File::open(&lines).map_err(|error| StoreError::io(&lines, error))?;
+            settings = read_settings(&root.join(SETTINGS))?.unwrap_or(settings);
             Items::Lines(BufReader::new(file))
         } else {
             Items::Classes(classes(root)?.into_iter())
         };
-        Ok(Self { root: root.to_owned(), items, _unpacked: unpacked })
+        Ok(Self { root: root.to_owned(), items, settings, _unpacked: unpacked })
+    }
+
+    /// The settings of the dataset that was exported, for one that is made for it; the default where
+    /// it is none or an older export.
+    pub fn settings(&self) -> &DatasetSettings {
+        &self.settings
     }
 
     fn read_line(&self, line: &str) -> Result<NewSample> {
@@ -96,14 +116,13 @@ impl Import {
             prediction: value["prediction"].as_str().map(str::to_owned),
             width: number("width"),
             height: number("height"),
+            content: value["content"].as_str().and_then(|digest| digest.parse().ok()),
             ..NewSample::default()
         };
         if let Some(file) = value["file"].as_str() {
             let bytes = read_image(&inside(&self.root, file)?)?;
             // A thumbnail is no image: its digest is not the one of what was sent.
-            if Some(crate::base::digest::Digest::of(&bytes).to_string().as_str())
-                == value["content"].as_str()
-            {
+            if sample.content.is_none_or(|content| content == Digest::of(&bytes)) {
                 sample.image = Some(bytes);
             } else {
                 sample.thumbnail = Some(bytes);
@@ -128,10 +147,9 @@ impl Iterator for Import {
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.items {
             Items::Classes(files) => {
-                let (class, path) = files.next()?;
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let Picture { class, relative, path } = files.next()?;
                 Some(read_image(&path).map(|image| NewSample {
-                    id: format!("{class}/{name}"),
+                    id: relative,
                     labels: vec![class],
                     image: Some(image),
                     origin: Origin::Import,
@@ -151,11 +169,11 @@ impl Iterator for Import {
 }
 
 /// The folder that holds what is to be imported: `root`, or what lies in it as its only folder, as
-/// after `tar cf trash.tar trash`.
+/// after `tar cf trash.tar trash`. A folder with pictures right in it is a class.
 fn descend(root: &Path) -> Result<PathBuf> {
     let mut root = root.to_owned();
     for _ in 0..MAX_LEADING {
-        if root.join("samples.jsonl").is_file() || find_classes(&root).next().is_some() {
+        if root.join("samples.jsonl").is_file() || find_classes(&root, 2).next().is_some() {
             break;
         }
         let io = |error| StoreError::io(&root, error);
@@ -178,8 +196,8 @@ fn is_hidden(name: &std::ffi::OsStr) -> bool {
 }
 
 /// The images of a folder per class, in the order of their paths.
-fn classes(root: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let files = find_classes(root).collect::<Result<Vec<_>>>()?;
+fn classes(root: &Path) -> Result<Vec<Picture>> {
+    let files = find_classes(root, usize::MAX).collect::<Result<Vec<_>>>()?;
     if files.is_empty() {
         return Err(StoreError::invalid(
             root.display().to_string(),
@@ -189,8 +207,9 @@ fn classes(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(files)
 }
 
-fn find_classes(root: &Path) -> impl Iterator<Item = Result<(String, PathBuf)>> {
-    let entries = WalkDir::new(root).min_depth(1).max_depth(2).sort_by_file_name().into_iter();
+fn find_classes(root: &Path, max_depth: usize) -> impl Iterator<Item = Result<Picture>> {
+    let entries =
+        WalkDir::new(root).min_depth(1).max_depth(max_depth).sort_by_file_name().into_iter();
     let entries = entries.filter_entry(|entry| !is_hidden(entry.file_name()));
     let failed = root.to_owned();
     entries.filter_map(move |entry| {
@@ -199,12 +218,31 @@ fn find_classes(root: &Path) -> impl Iterator<Item = Result<(String, PathBuf)>> 
             Err(error) => return Some(Err(StoreError::io(&failed, error.into()))),
         };
         let ending = entry.path().extension().and_then(|e| e.to_str()).unwrap_or_default();
-        let class = entry.path().parent().and_then(Path::file_name).unwrap_or_default();
-        let is_image = entry.depth() == 2
+        let is_image = entry.depth() >= 2
             && entry.file_type().is_file()
             && ENDINGS.contains(&ending.to_ascii_lowercase().as_str());
-        is_image.then(|| Ok((class.to_string_lossy().into_owned(), entry.path().to_owned())))
+        is_image.then(|| {
+            let below = entry.path().strip_prefix(&failed).unwrap_or(entry.path());
+            let parts: Vec<_> = below.iter().map(|part| part.to_string_lossy()).collect();
+            let class = parts.first().map(|part| part.clone().into_owned()).unwrap_or_default();
+            Ok(Picture { class, relative: parts.join("/"), path: entry.path().to_owned() })
+        })
     })
+}
+
+/// The settings that an export wrote; `None` where there are none.
+fn read_settings(path: &Path) -> Result<Option<DatasetSettings>> {
+    let io = |error| StoreError::io(path, error);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    fs::File::open(path).map_err(io)?.take(MAX_LINE_BYTES).read_to_string(&mut text).map_err(io)?;
+    let settings = serde_json::from_str(&text).ok().as_ref().and_then(DatasetSettings::from_json);
+    match settings {
+        Some(settings) => dataset::check(&settings).map(|()| Some(settings)),
+        None => Err(StoreError::invalid(SETTINGS, "is not what an export writes")),
+    }
 }
 
 fn read_image(path: &Path) -> Result<Vec<u8>> {

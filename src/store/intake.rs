@@ -89,17 +89,30 @@ impl Store {
     where
         F: FnOnce(Result<Receipt>) + Send + 'static,
     {
+        self.add_sample_making_with(dataset, &DatasetSettings::default(), sample, done);
+    }
+
+    /// As [`Store::add_sample_making`] with the settings of a dataset that is made.
+    pub fn add_sample_making_with<F>(
+        &self,
+        dataset: &Name,
+        settings: &DatasetSettings,
+        sample: NewSample,
+        done: F,
+    ) where
+        F: FnOnce(Result<Receipt>) + Send + 'static,
+    {
         let known = self.dataset(dataset).map(|known| known.settings);
         if !matches!(known, Err(StoreError::UnknownDataset(_))) {
             return self.add_sample(dataset, sample, done);
         }
-        match self.prepare(&DatasetSettings::default(), sample) {
+        match dataset::check(settings).and_then(|()| self.prepare(settings, sample)) {
             Ok(prepared) => {
-                let dataset = dataset.clone();
+                let (dataset, settings) = (dataset.clone(), settings.clone());
                 let apply = move |session: &mut Session<'_>| {
                     let missing = session.ledger().dataset(&dataset).is_err();
                     if missing {
-                        dataset::create(session, &dataset, DatasetSettings::default())?;
+                        dataset::create(session, &dataset, settings)?;
                     }
                     insert(session, &dataset, prepared)
                 };
@@ -167,10 +180,11 @@ impl Store {
         }
         let embeddings =
             new.embeddings.iter().map(NewEmbedding::to_halves).collect::<Result<Vec<_>>>()?;
-        let content = match (&new.image, embeddings.first()) {
-            (Some(image), _) => Digest::of(image),
-            (None, Some(halves)) => Digest::of(&halves.bytes),
-            (None, None) => {
+        let content = match (&new.image, new.content, embeddings.first()) {
+            (Some(image), _, _) => Digest::of(image),
+            (None, Some(content), _) => content,
+            (None, None, Some(halves)) => Digest::of(&halves.bytes),
+            (None, None, None) => {
                 return Err(StoreError::invalid(
                     "image",
                     "a sample needs an image or an embedding",
@@ -178,7 +192,11 @@ impl Store {
             }
         };
         let kept = match settings.keep {
-            Keep::Images => new.image.map(|bytes| (bytes, false)),
+            // Of what came in while the dataset kept less, the thumbnail is all there is.
+            Keep::Images => new
+                .image
+                .map(|bytes| (bytes, false))
+                .or_else(|| new.thumbnail.map(|bytes| (bytes, true))),
             Keep::Thumbnails => new.thumbnail.map(|bytes| (bytes, true)),
             Keep::Embeddings => None,
         };
@@ -240,7 +258,18 @@ fn insert(session: &mut Session<'_>, dataset: &Name, prepared: Prepared) -> Resu
         }
         (state.dataset.clone(), state.next)
     };
-    let known = query::find(session.connection, &session.ledger(), dataset.number, &sample.id)?;
+    let find = |session: &Session<'_>| {
+        query::find(session.connection, &session.ledger(), dataset.number, &sample.id)
+    };
+    let known = match find(session) {
+        Err(StoreError::Corrupt(_))
+            if change::remove_damaged_ids(session, dataset.number, [&*sample.id])? > 0 =>
+        {
+            tracing::warn!(sample = %sample.id, "its row was damaged and is replaced");
+            find(session)
+        }
+        found => found,
+    }?;
     if let Some(known) = known {
         if known.content != sample.content {
             return Err(StoreError::SampleConflict { id: sample.id });

@@ -81,6 +81,18 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// Reads everything again from the database, within a transaction that has changed what the sums
+    /// do not tell apart, such as damaged rows. What was given as a sequence number is not given again.
+    pub(super) fn reload(&mut self, connection: &Connection) -> Result<()> {
+        let mut fresh = Self::load(connection)?;
+        for (number, state) in &mut fresh.states {
+            state.next = state.next.max(self.states.get(number).map_or(1, |known| known.next));
+        }
+        fresh.changes = self.changes + 1;
+        *self = fresh;
+        Ok(())
+    }
+
     /// Counts a stored row.
     fn enter(&mut self, row: &Row<'_>) -> Result<()> {
         let key = SampleKey(row.get(0)?);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -34,6 +35,9 @@ pub struct Options {
     pub synchronous: Synchronous,
     /// The SQLite virtual file system to use, by name; for tests that watch or break the medium.
     pub vfs: Option<String>,
+    /// How long deleted bytes may stay in the log while samples stream in without a pause; `None` for
+    /// five seconds.
+    pub erase_within: Option<Duration>,
 }
 
 /// A store that is open. Clones share it; it closes when the last one is dropped, after everything
@@ -80,7 +84,8 @@ impl Store {
             let ledger = Ledger::load(&connection)?;
             Ok((connection, Arc::new(Mutex::new(ledger))))
         })?;
-        let writer = Writer::spawn(connection, Arc::clone(&ledger), folder.clone())?;
+        let erase_within = options.erase_within.unwrap_or(writer::ERASE_WITHIN);
+        let writer = Writer::spawn(connection, Arc::clone(&ledger), folder.clone(), erase_within)?;
         Ok(Self(Arc::new(Inner {
             writer: Some(writer),
             readers: Readers::new(folder.clone(), options),

@@ -1,6 +1,6 @@
 //! Reading samples: by id, by filter, and a digest of what a dataset held at a moment.
 
-use rusqlite::{Connection, OptionalExtension, ToSql, params};
+use rusqlite::{Connection, OptionalExtension, ToSql};
 
 use super::dataset::Keep;
 use super::error::{Result, StoreError};
@@ -100,7 +100,7 @@ impl Store {
         Ok(SamplePage { samples, next })
     }
 
-    /// Sums over the samples that meet the filter.
+    /// Sums over the samples that meet the filter; of ids, damaged rows are left out.
     ///
     /// # Errors
     /// [`StoreError::UnknownDataset`].
@@ -131,7 +131,10 @@ impl Store {
     ) -> Result<Vec<Sample>> {
         let mut samples = self.read(|connection| {
             let ledger = self.ledger();
-            let found = filter.ids.iter().map(|id| find(connection, &ledger, number, id));
+            let found = filter
+                .ids
+                .iter()
+                .map(|id| sound(find(connection, &ledger, number, id)).map(Option::flatten));
             found.filter_map(Result::transpose).collect::<Result<Vec<_>>>()
         })?;
         samples.retain(|sample| sample.key > after && filter.meets(sample));
@@ -278,16 +281,63 @@ pub(super) fn find(
         }
     }
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM samples WHERE id_hash = ?1 AND indexed = 1 AND id = ?2"
+        "SELECT {COLUMNS} FROM samples WHERE id_hash = ?1 AND indexed = 1"
     ))?;
-    let mut rows = statement.query(params![hash, id])?;
+    let mut rows = statement.query([hash])?;
     while let Some(row) = rows.next()? {
         let sample = Sample::from_row(row)?;
-        if sample.key.dataset() == dataset {
+        if sample.id == id && sample.key.dataset() == dataset {
             return Ok(Some(sample));
         }
     }
     Ok(None)
+}
+
+/// The rows in which this id should be found but which are not as they were written.
+pub(super) fn damaged_under(
+    connection: &Connection,
+    ledger: &Ledger,
+    dataset: DatasetNumber,
+    id: &str,
+) -> Result<Vec<SampleKey>> {
+    let hash = sample::id_hash(dataset, id);
+    let mut keys = ledger.recent(hash);
+    // The id itself may be what is damaged, so its hash alone decides.
+    let mut statement =
+        connection.prepare_cached("SELECT key FROM samples WHERE id_hash = ?1 AND indexed = 1")?;
+    let mut rows = statement.query([hash])?;
+    while let Some(row) = rows.next()? {
+        keys.push(SampleKey(row.get(0)?));
+    }
+    keys.retain(|key| key.dataset() == dataset);
+    let mut damaged = Vec::new();
+    for key in keys {
+        if sound(by_key(connection, key))?.is_none() {
+            damaged.push(key);
+        }
+    }
+    Ok(damaged)
+}
+
+/// Up to `limit` rows of a dataset that are not as they were written.
+pub(super) fn damaged_in(
+    connection: &Connection,
+    dataset: DatasetNumber,
+    limit: usize,
+) -> Result<Vec<SampleKey>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM samples WHERE key > ?1 AND key <= ?2 ORDER BY key"
+    ))?;
+    let mut rows = statement.query([SampleKey::before(dataset).0, SampleKey::last(dataset).0])?;
+    let mut damaged = Vec::new();
+    while damaged.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        if sound(Sample::from_row(row))?.is_none() {
+            damaged.push(SampleKey(row.get(0)?));
+        }
+    }
+    Ok(damaged)
 }
 
 pub(super) fn by_key(connection: &Connection, key: SampleKey) -> Result<Option<Sample>> {

@@ -99,6 +99,9 @@ pub struct NewSample {
     pub image: Option<Vec<u8>>,
     /// A small picture, encoded, for datasets that keep thumbnails only.
     pub thumbnail: Option<Vec<u8>>,
+    /// SHA-256 of the image as it was once sent, where the image itself was not kept. Only an import
+    /// knows it; the digest of an image that comes along is computed.
+    pub content: Option<Digest>,
     /// What backbones made of the image.
     pub embeddings: Vec<NewEmbedding>,
 }

@@ -9,6 +9,8 @@ use super::open::{Options, Synchronous};
 /// `graf` in ASCII: tells `file` and us that this SQLite file is ours.
 const APPLICATION_ID: i64 = 0x6772_6166;
 
+/// How long to wait for another connection that is in the way.
+pub(super) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Each takes the schema from its index to its index + 1. Never edited once released.
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
@@ -65,7 +67,7 @@ pub(super) fn open_reader(folder: &StateFolder, options: &Options) -> Result<Con
 }
 
 fn set_up(connection: &Connection) -> Result<()> {
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // The schema may be damaged or hostile: its text must not call functions with side effects.
     connection.pragma_update(None, "trusted_schema", false)?;

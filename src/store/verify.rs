@@ -1,6 +1,6 @@
 //! Comparing everything that is stored with its digests.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::dataset;
 use super::embedding;
@@ -66,22 +66,25 @@ impl Store {
     /// # Errors
     /// Only where the database cannot be opened at all; damage within it is reported as faults.
     pub fn verify(&self) -> Result<Verification> {
-        self.read(|connection| {
-            let mut report = Verification::default();
-            let structure = check_structure(connection, &mut report);
-            report.unreadable("structure", structure);
-            let datasets = check_datasets(connection, &mut report);
-            report.unreadable("datasets", datasets);
-            let samples = check_samples(connection, &mut report);
-            report.unreadable("samples", samples);
-            let embeddings = check_embeddings(connection, &mut report);
-            report.unreadable("embeddings", embeddings);
-            let images = self.check_images(connection, &mut report);
-            report.unreadable("images", images);
-            let heads = check_heads(connection, &mut report);
-            report.unreadable("head_versions", heads);
-            Ok(report)
-        })
+        self.read(|connection| Ok(self.verify_at(connection)))
+    }
+
+    /// As [`Store::verify`], of the moment that `connection` sees.
+    pub(super) fn verify_at(&self, connection: &Connection) -> Verification {
+        let mut report = Verification::default();
+        let structure = check_structure(connection, &mut report);
+        report.unreadable("structure", structure);
+        let datasets = check_datasets(connection, &mut report);
+        report.unreadable("datasets", datasets);
+        let samples = check_samples(connection, &mut report);
+        report.unreadable("samples", samples);
+        let embeddings = check_embeddings(connection, &mut report);
+        report.unreadable("embeddings", embeddings);
+        let images = self.check_images(connection, &mut report);
+        report.unreadable("images", images);
+        let heads = check_heads(connection, &mut report);
+        report.unreadable("head_versions", heads);
+        report
     }
 
     fn check_images(&self, connection: &Connection, report: &mut Verification) -> Result<()> {
@@ -90,14 +93,28 @@ impl Store {
             connection.prepare("SELECT key, length, sha256, file, bytes FROM images")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let place = format!("images row {}", row.get::<_, i64>(0)?);
+            let key = row.get(0)?;
             report.images += 1;
             let loaded = StoredImage::from_row(row, 1).and_then(|image| image.load(self.folder()));
-            if let Err(error) = loaded {
-                report.fault(place, error.to_string());
+            if let Err(error) = loaded
+                && self.has_image(key)?
+            {
+                report.fault(format!("images row {key}"), error.to_string());
             }
         }
         Ok(())
+    }
+
+    /// Whether the sample has an image now. The files are those of this moment and not of the one that
+    /// a reader sees: of a sample that was deleted since, the file is gone.
+    pub(super) fn has_image(&self, key: i64) -> Result<bool> {
+        self.read(|connection| {
+            let found: Option<i64> = connection
+                .prepare_cached("SELECT 1 FROM images WHERE key = ?1")?
+                .query_row([key], |row| row.get(0))
+                .optional()?;
+            Ok(found.is_some())
+        })
     }
 }
 

@@ -18,6 +18,7 @@ use super::error::{Result, StoreError};
 use super::folder::StateFolder;
 use super::image::{self, StagedFile};
 use super::ledger::Ledger;
+use super::schema::BUSY_TIMEOUT;
 
 /// Most operations in one transaction.
 const GROUP: usize = 64;
@@ -28,6 +29,10 @@ const GATHER: Duration = Duration::from_millis(50);
 const QUEUE: usize = 256;
 /// After this much quiet the writer clears away what was deleted.
 const IDLE: Duration = Duration::from_millis(500);
+/// Without such quiet, it clears away once this much time has passed since.
+pub(super) const ERASE_WITHIN: Duration = Duration::from_secs(5);
+/// How long it then waits for a reader that is in the way: a stream waits with it.
+const ERASE_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Whether an operation may wait for others to share its COMMIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +138,7 @@ impl Writer {
         connection: Connection,
         ledger: Arc<Mutex<Ledger>>,
         folder: StateFolder,
+        erase_within: Duration,
     ) -> Result<Self> {
         let (sender, receiver) = bounded(QUEUE);
         let folder_path = folder.root().to_owned();
@@ -144,7 +150,8 @@ impl Writer {
             receiver,
             commits: Arc::clone(&commits),
             last_commit: None,
-            erase_due: false,
+            erase_due: None,
+            erase_within,
             closing: false,
         };
         let thread = thread::Builder::new()
@@ -196,14 +203,16 @@ struct Thread {
     receiver: Receiver<Message>,
     commits: Arc<AtomicU64>,
     last_commit: Option<Instant>,
-    erase_due: bool,
+    /// Since when the log has held what was deleted, or when it was last tried to cut it.
+    erase_due: Option<Instant>,
+    erase_within: Duration,
     closing: bool,
 }
 
 impl Thread {
     fn run(&mut self) {
         while !self.closing {
-            let first = if self.erase_due {
+            let first = if self.erase_due.is_some() {
                 self.receiver.recv_timeout(IDLE)
             } else {
                 self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -213,6 +222,7 @@ impl Thread {
                     let (group, erase) = self.gather(operation);
                     self.commit(group);
                     self.answer_erase(erase);
+                    self.erase_overdue();
                 }
                 Ok(Message::Erase(answer)) => self.answer_erase(Some(answer)),
                 Err(RecvTimeoutError::Timeout) => {
@@ -268,7 +278,9 @@ impl Thread {
                 self.commits.fetch_add(1, Ordering::Relaxed);
                 effects.staged.drain(..).for_each(StagedFile::commit);
                 image::remove_files(&self.folder, &effects.unlinked);
-                self.erase_due |= effects.erase;
+                if effects.erase {
+                    self.erase_due.get_or_insert_with(Instant::now);
+                }
             }
             Err(error) => {
                 tracing::error!(%error, operations = group.len(), "a COMMIT failed");
@@ -344,8 +356,25 @@ impl Thread {
     fn erase(&mut self) -> Result<bool> {
         let busy: i64 =
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        self.erase_due = busy != 0;
+        self.erase_due = (busy != 0).then(Instant::now);
         Ok(busy == 0)
+    }
+
+    /// A stream that never pauses must not keep deleted bytes in the log for ever.
+    fn erase_overdue(&mut self) {
+        if self.erase_due.is_none_or(|due| due.elapsed() < self.erase_within) {
+            return;
+        }
+        let patience = |connection: &Connection, timeout| {
+            connection.busy_timeout(timeout).map_err(StoreError::from)
+        };
+        let outcome = patience(&self.connection, ERASE_PATIENCE).and_then(|()| self.erase());
+        let restored = patience(&self.connection, BUSY_TIMEOUT);
+        if let Err(error) = outcome.and(restored) {
+            // Not again with the next COMMIT: the medium that fails has enough to do.
+            self.erase_due = Some(Instant::now());
+            tracing::error!(%error, "deleted bytes could not be cleared away");
+        }
     }
 }
 

@@ -249,6 +249,29 @@ fn what_is_imported_can_be_counted_verified_exported_and_imported_elsewhere() {
 }
 
 #[test]
+fn a_picture_that_does_not_decode_is_refused_by_name_at_import_and_all_others_are_taken() {
+    let (device, folder) = (Device::new(), class_folder(4));
+    let deep = folder.path().join("red/shift 2");
+    std::fs::create_dir(&deep).unwrap();
+    std::fs::write(deep.join("late.png"), picture(COLOURS[0].1, 77)).unwrap();
+    std::fs::write(folder.path().join("red/broken.jpg"), b"no picture").unwrap();
+    // The beginning of a picture alone.
+    let whole = picture(COLOURS[1].1, 78);
+    std::fs::write(folder.path().join("green/cut.png"), &whole[..whole.len() / 2]).unwrap();
+    let import = ["store", "import", "--dataset", "colours", path(folder.path())];
+    let object = device.object(&import, 1);
+    let counts = ["added", "duplicates", "refused"].map(|key| object[key].as_u64().unwrap());
+    assert_eq!(counts, [13, 0, 2]);
+    let said = device.refusal(&import);
+    for id in ["red/broken.jpg: ", "green/cut.png: "] {
+        assert!(said.contains(id), "{said}");
+    }
+    let stats = device.object(&["store", "stats"], 0);
+    let labels = serde_json::json!({"blue": 4, "green": 4, "red": 5});
+    assert_eq!(stats["datasets"][0]["labels"], labels);
+}
+
+#[test]
 fn a_flipped_byte_stops_neither_statistics_nor_an_export_and_is_told_with_status_1() {
     let (device, folder) = (Device::new(), class_folder(4));
     let import = ["store", "import", "--dataset", "colours", path(folder.path())];

@@ -303,3 +303,30 @@ async fn a_photograph_whose_size_was_not_noted_is_measured_before_it_is_called_t
     let poor: Vec<_> = report.poor_images.iter().map(|found| found.id.as_str()).collect();
     assert!(poor.contains(&"small") && !poor.contains(&"large"), "{poor:?}");
 }
+
+#[tokio::test]
+async fn one_photograph_that_does_not_decode_keeps_no_head_from_learning_and_no_report_from_coming()
+{
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    let stored = graftd::store::NewSample {
+        id: "broken".into(),
+        labels: vec!["red".into()],
+        image: Some(b"no picture".to_vec()),
+        ..Default::default()
+    };
+    let store = daemon.learning.store();
+    store.add_sample_and_wait(&"colours".parse().unwrap(), stored).unwrap();
+    for backbone in ["logits", "features"] {
+        let request = StartTrainingRequest {
+            head: backbone.into(),
+            backbone: backbone.into(),
+            ..training(PromotionPolicy::Always)
+        };
+        let job = train(&client, request).await;
+        assert!(job.promoted, "{job:?}");
+    }
+    let report = client.get_dataset_report("colours", "").await.unwrap();
+    assert_eq!(report.dataset.unwrap().sample_count, 31);
+}

@@ -20,7 +20,7 @@ const PAGE: usize = 256;
 /// of them; returns how many there were. `tell` hears the share that is done, 0 to 1.
 ///
 /// # Errors
-/// Cancelled; a photograph that cannot be used any more; the store's own.
+/// Cancelled; the network's and the store's own. A photograph that cannot be decoded is left out.
 pub(super) fn embed_missing(
     engine: &Engine,
     store: &Store,
@@ -33,7 +33,8 @@ pub(super) fn embed_missing(
     let key = backbone.embedding_key();
     let total = store.dataset_stats(dataset)?.samples.max(1);
     let mut work = Background::new(engine, cancel);
-    let keep = |outcome| keep(store, dataset, key, outcome);
+    let mut unusable = 0_u64;
+    let mut keep = |outcome| keep(store, dataset, key, outcome, &mut unusable);
     let mut seen = 0_u64;
     let mut after = after;
     loop {
@@ -59,6 +60,9 @@ pub(super) fn embed_missing(
     }
     while let Some(outcome) = work.take()? {
         keep(outcome)?;
+    }
+    if unusable > 0 {
+        tracing::warn!(%dataset, unusable, "photographs cannot be learnt from and were left out");
     }
     Ok(seen)
 }
@@ -101,13 +105,13 @@ pub(super) fn embed_copies(
                 Ok::<_, EngineError>(by.backbone.forward(&prepared.tensor)?.embedding().to_vec())
             };
             if let Some((of, values)) = work.give(index, embed)? {
-                copies.push((of, values?));
+                copies.extend(usable(&ids[of], values)?.map(|values| (of, values)));
             }
         }
         tell((index + 1) as f32 / ids.len() as f32);
     }
     while let Some((of, values)) = work.take()? {
-        copies.push((of, values?));
+        copies.extend(usable(&ids[of], values)?.map(|values| (of, values)));
     }
     Ok(copies)
 }
@@ -117,11 +121,32 @@ fn keep(
     dataset: &Name,
     key: Digest,
     (sample, values): (Sample, Result<Vec<f32>, EngineError>),
+    unusable: &mut u64,
 ) -> Result<(), LearningError> {
-    let embedding = NewEmbedding { backbone: key, values: values? };
+    let Some(values) = usable(&sample.id, values)? else {
+        *unusable += 1;
+        return Ok(());
+    };
+    let embedding = NewEmbedding { backbone: key, values };
     match store.put_embedding(dataset, &sample.id, sample.content, &embedding) {
         // Deleted meanwhile: nothing to learn from it any more.
         Ok(()) | Err(StoreError::UnknownSample { .. }) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What was made of a sample's photograph; `None` where that cannot be decoded, so that one bad
+/// photograph never keeps a head from learning from all others.
+fn usable(
+    id: &str,
+    values: Result<Vec<f32>, EngineError>,
+) -> Result<Option<Vec<f32>>, EngineError> {
+    match values {
+        Ok(values) => Ok(Some(values)),
+        Err(EngineError::Picture(reason)) => {
+            tracing::warn!(sample = id, %reason, "its photograph cannot be used and is left out");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }

@@ -172,3 +172,22 @@ fn what_a_backbone_made_can_be_forgotten_and_is_then_in_no_file() {
     assert!(store.verify().unwrap().is_sound());
     assert_eq!(store.delete_embeddings(other).unwrap().removed, 0);
 }
+
+#[test]
+fn what_a_quota_drops_leaves_the_log_though_samples_come_in_without_a_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let erase_within = Some(std::time::Duration::ZERO);
+    let options = Options { erase_within, ..Options::default() };
+    let store = Store::open_with(folder.path(), options).unwrap();
+    let parts = name("parts");
+    let quota = Quota { max_samples: Some(1), when_full: WhenFull::DropOldest, ..Quota::default() };
+    store.create_dataset(&parts, DatasetSettings { quota, ..DatasetSettings::default() }).unwrap();
+    store.add_sample_and_wait(&parts, secret(1, 0)).unwrap();
+    assert!(any_file_contains(folder.path(), SECRET), "the test must be able to fail");
+    assert_eq!(store.add_sample_and_wait(&parts, sample(2)).unwrap().dropped, 1);
+    // Before it takes the next operation the writer clears away.
+    store.write(super::super::writer::Urgency::Now, |_| Ok(())).unwrap();
+    for needle in [SECRET, b"secret-id-", b"secret-note"] {
+        assert!(!any_file_contains(folder.path(), needle), "{}", needle.escape_ascii());
+    }
+}

@@ -161,3 +161,83 @@ fn a_tar_with_a_folder_around_everything_can_be_imported() {
     let (_other_folder, other, _) = import_all(&folder.path().join("around"));
     assert_equal(&store, &other, &parts);
 }
+
+#[test]
+fn a_dataset_that_keeps_less_than_images_comes_back_with_its_settings_and_what_it_kept() {
+    let target = tempfile::tempdir().unwrap();
+    for keep in [Keep::Thumbnails, Keep::Embeddings] {
+        let (_folder, store, parts) = fresh();
+        let quota = Quota {
+            max_samples: Some(3),
+            max_bytes: Some(10_000),
+            when_full: WhenFull::DropOldest,
+        };
+        let settings = DatasetSettings { keep, held_out_share: 0.5, quota, capture: None };
+        store.update_dataset(&parts, settings.clone()).unwrap();
+        let sent = |number| {
+            let thumbnail = Some(format!("small {number}").into_bytes());
+            NewSample { thumbnail, ..sample(number) }
+        };
+        add_all(&store, &parts, (0..3).map(sent));
+        let path = target.path().join(format!("{keep:?}"));
+        store.export(&parts, ExportTarget::Folder(path.clone())).unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let other = Store::open(folder.path()).unwrap();
+        let import = Import::open(&path).unwrap();
+        let (made, (sender, receipts)) = (import.settings().clone(), std::sync::mpsc::channel());
+        for found in import {
+            let sender = sender.clone();
+            let done = move |receipt| sender.send(receipt).unwrap();
+            other.add_sample_making_with(&parts, &made, found.unwrap(), done);
+        }
+        drop(sender);
+        assert!(receipts.iter().all(|receipt| receipt.unwrap().outcome == Outcome::Added));
+        assert_eq!(other.dataset(&parts).unwrap().settings, settings);
+        assert_equal(&store, &other, &parts);
+        for number in 0..3 {
+            let of = |store: &Store| store.image(&parts, &sent(number).id).unwrap();
+            assert_eq!(of(&other).is_some(), keep == Keep::Thumbnails);
+            assert_eq!(of(&other), of(&store));
+            // The client that sent it once sends the same image again.
+            let again = other.add_sample_and_wait(&parts, sent(number)).unwrap();
+            assert_eq!(again.outcome, Outcome::Duplicate, "{keep:?}");
+        }
+        // A dataset that keeps images has nothing better than the thumbnail.
+        let (_images_folder, images, _) = import_all(&path);
+        assert_equal(&store, &images, &parts);
+        let kept = images.image(&parts, &sent(0).id).unwrap();
+        assert_eq!(kept, store.image(&parts, &sent(0).id).unwrap());
+    }
+}
+
+#[test]
+fn settings_that_no_export_wrote_are_refused() {
+    let (_folder, store, parts) = filled();
+    let target = tempfile::tempdir().unwrap();
+    let path = target.path().join("export");
+    store.export(&parts, ExportTarget::Folder(path.clone())).unwrap();
+    for bad in ["[", r#"{"keep":"everything"}"#, r#"{"held_out_share":7}"#, r#"{"max_bytes":-1}"#] {
+        crate::base::atomic::write(&path.join("dataset.json"), bad.as_bytes()).unwrap();
+        let refused = Import::open(&path).err().unwrap();
+        assert!(matches!(refused, StoreError::Invalid { .. }), "{bad}: {refused}");
+    }
+    // An export of an older version has none.
+    std::fs::remove_file(path.join("dataset.json")).unwrap();
+    assert_eq!(*Import::open(&path).unwrap().settings(), DatasetSettings::default());
+}
+
+#[test]
+fn a_picture_in_a_folder_within_a_class_belongs_to_that_class() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["nut/a.jpg", "nut/shift 2/late/b.jpg", "bolt/new/c.jpg", "bolt/.old/d.jpg"] {
+        let path = folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        crate::base::atomic::write(&path, file.as_bytes()).unwrap();
+    }
+    let samples: Vec<_> = Import::open(folder.path()).unwrap().map(Result::unwrap).collect();
+    let seen: Vec<_> = samples.iter().map(|s| (s.id.as_str(), s.labels[0].as_str())).collect();
+    let expected =
+        [("bolt/new/c.jpg", "bolt"), ("nut/a.jpg", "nut"), ("nut/shift 2/late/b.jpg", "nut")];
+    assert_eq!(seen, expected);
+}

@@ -237,3 +237,133 @@ fn a_clock_that_jumps_back_disturbs_neither_order_nor_intake() {
     let ids: Vec<_> = blocks.flat_map(|b| b.unwrap().samples).map(|sample| sample.id).collect();
     assert_eq!(ids, [sample(1).id, sample(2).id]);
 }
+
+/// A store whose reader began before one of its two samples was deleted with the file of its image.
+fn deleted_beside_a_reader(look: impl FnOnce(&Store, &Name, &rusqlite::Connection)) {
+    let (_folder, store, parts) = fresh();
+    let large = NewSample { image: Some(vec![b'x'; INLINE_LIMIT + 1]), ..sample(1) };
+    for sent in [large, sample(2)] {
+        store.add_sample_and_wait(&parts, sent).unwrap();
+    }
+    let found = store.sample(&parts, &sample(1).id).unwrap();
+    let moment = store.read(|connection| {
+        let seen: i64 =
+            connection.query_row("SELECT count(*) FROM samples", [], |row| row.get(0))?;
+        assert_eq!(seen, 2);
+        let remove = move |session: &mut super::super::writer::Session<'_>| {
+            super::super::change::remove(session, &found)
+        };
+        store.write(super::super::writer::Urgency::Now, remove)?;
+        look(&store, &parts, connection);
+        Ok(())
+    });
+    moment.unwrap();
+}
+
+#[test]
+fn an_image_that_was_deleted_beside_a_verification_is_no_damage() {
+    deleted_beside_a_reader(|store, _, connection| {
+        let found = store.verify_at(connection);
+        assert!(found.is_sound() && found.images == 2, "{found:?}");
+    });
+    // With its row still there, it is.
+    let (folder, store, parts) = fresh();
+    let large = NewSample { image: Some(vec![b'x'; INLINE_LIMIT + 1]), ..sample(1) };
+    store.add_sample_and_wait(&parts, large).unwrap();
+    std::fs::remove_file(&files(&folder.path().join("images"))[0]).unwrap();
+    assert_eq!(store.verify().unwrap().fault_count, 1);
+}
+
+#[test]
+fn a_sample_that_was_deleted_beside_an_export_is_in_it_no_more_and_no_damage() {
+    deleted_beside_a_reader(|store, parts, connection| {
+        let target = tempfile::tempdir().unwrap();
+        let path = target.path().join("export");
+        let target = ExportTarget::Folder(path.clone());
+        let report = store.export_at(connection, parts, target).unwrap();
+        assert!(report.left_out.is_empty(), "{report:?}");
+        let ids: Vec<_> = Import::open(&path).unwrap().map(|found| found.unwrap().id).collect();
+        assert_eq!(ids, [sample(2).id]);
+    });
+}
+
+/// Runs with each sort of damaged row of sample 7, its id in the index or not yet.
+fn with_each_damaged_row(check: impl Fn(&tempfile::TempDir, Store, &Name, &str)) {
+    let id = b"camera-1/000007".to_vec();
+    for needle in needles().into_iter().take(2).chain([id]) {
+        for indexed in [false, true] {
+            let (folder, store, parts) = damaged(&needle);
+            let index = move |session: &mut super::super::writer::Session<'_>| {
+                if indexed {
+                    session.connection.execute("UPDATE samples SET indexed = 1", [])?;
+                }
+                session.ledger().reload(session.connection)
+            };
+            store.write(super::super::writer::Urgency::Now, index).unwrap();
+            let found = store.sample(&parts, &sample(7).id);
+            assert!(matches!(found, Err(StoreError::Corrupt(_))), "{found:?}");
+            let case = format!("{}, indexed: {indexed}", needle.escape_ascii());
+            check(&folder, store, &parts, &case);
+        }
+    }
+}
+
+/// Asserts that the sums are those that a restart finds.
+fn assert_sums_are_right(folder: &tempfile::TempDir, store: Store, parts: &Name, case: &str) {
+    let stats = store.stats().unwrap();
+    assert_eq!(stats.damaged, 0, "{case}");
+    assert!(store.verify().unwrap().is_sound(), "{case}");
+    drop(store);
+    let again = Store::open(folder.path()).unwrap();
+    assert_eq!(again.stats().unwrap().datasets, stats.datasets, "{case}");
+    assert_eq!(again.dataset_stats(parts).unwrap(), stats.datasets[0], "{case}");
+}
+
+#[test]
+fn a_sample_whose_row_is_damaged_can_be_sent_again() {
+    with_each_damaged_row(|folder, store, parts, case| {
+        let sent = NewSample { labels: vec!["gear wheel".to_owned()], ..sample(7) };
+        let receipt = store.add_sample_and_wait(parts, sent.clone()).unwrap();
+        assert_eq!(receipt.outcome, Outcome::Added, "{case}");
+        assert_eq!(store.sample(parts, &sent.id).unwrap(), receipt.sample, "{case}");
+        assert_eq!(store.image(parts, &sent.id).unwrap().map(|i| i.bytes), sent.image, "{case}");
+        let stats = store.dataset_stats(parts).unwrap();
+        let labels: Vec<_> = stats.labels.keys().map(String::as_str).collect();
+        assert_eq!((stats.samples, labels), (10, vec!["bolt", "gear wheel", "nut"]), "{case}");
+        let again = store.add_sample_and_wait(parts, sent).unwrap();
+        assert_eq!(again.outcome, Outcome::Duplicate, "{case}");
+        assert_sums_are_right(folder, store, parts, case);
+    });
+}
+
+#[test]
+fn a_sample_whose_row_is_damaged_can_be_deleted_by_its_id_and_leaves_nothing() {
+    with_each_damaged_row(|folder, store, parts, case| {
+        let ids = vec![sample(3).id, sample(7).id];
+        // What else the damaged row says cannot be known.
+        let labelled = Filter {
+            ids: ids.clone(),
+            labels: vec!["gear wheel".to_owned(), "Gear wheel".to_owned()],
+            ..Filter::default()
+        };
+        assert_eq!(store.delete_samples(parts, &labelled).unwrap().removed, 0, "{case}");
+        let filter = Filter { ids, ..Filter::default() };
+        let deletion = store.delete_samples(parts, &filter).unwrap();
+        assert_eq!((deletion.removed, deletion.erased), (2, true), "{case}");
+        assert!(!any_file_contains(folder.path(), b"image 7"), "{case}");
+        assert_eq!(store.dataset_stats(parts).unwrap().samples, 8, "{case}");
+        assert_sums_are_right(folder, store, parts, case);
+    });
+}
+
+#[test]
+fn deleting_all_samples_deletes_those_whose_row_is_damaged() {
+    with_each_damaged_row(|folder, store, parts, case| {
+        let deletion = store.delete_samples(parts, &Filter::default()).unwrap();
+        assert_eq!((deletion.removed, deletion.erased), (10, true), "{case}");
+        assert!(!any_file_contains(folder.path(), b"image 7"), "{case}");
+        let stats = store.dataset_stats(parts).unwrap();
+        assert_eq!((stats.samples, stats.bytes, stats.labels.len()), (0, 0, 0), "{case}");
+        assert_sums_are_right(folder, store, parts, case);
+    });
+}

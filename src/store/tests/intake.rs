@@ -169,6 +169,36 @@ fn a_sample_larger_than_the_whole_quota_drops_nothing() {
 }
 
 #[test]
+fn as_many_of_the_oldest_are_dropped_as_the_bytes_of_a_new_sample_need() {
+    let (_folder, store, parts) = fresh();
+    let sized = |number, length| NewSample {
+        labels: vec!["nut".to_owned()],
+        image: Some(vec![b'x'; length]),
+        ..sample(number)
+    };
+    let one = store.add_sample_and_wait(&parts, sized(0, 1_000)).unwrap().sample.bytes;
+    let quota =
+        Quota { max_bytes: Some(4 * one), when_full: WhenFull::DropOldest, ..Quota::default() };
+    store.update_dataset(&parts, DatasetSettings { quota, ..DatasetSettings::default() }).unwrap();
+    let pinned = NewSample { pinned: true, ..sized(1, 1_000) };
+    for sent in [pinned, sized(2, 1_000), sized(3, 1_000)] {
+        assert_eq!(store.add_sample_and_wait(&parts, sent).unwrap().dropped, 0);
+    }
+    // Twice as large as one: the oldest two go that are not pinned.
+    let large = sized(4, 1_000 + one as usize);
+    let receipt = store.add_sample_and_wait(&parts, large).unwrap();
+    assert_eq!((receipt.sample.bytes, receipt.dropped), (2 * one, 2));
+    let left = store.samples(&parts, &Filter::default(), None, 10).unwrap().samples;
+    let left: Vec<_> = left.into_iter().map(|sample| sample.id).collect();
+    assert_eq!(left, [1, 3, 4].map(|number| sample(number).id));
+    assert_eq!(store.dataset_stats(&parts).unwrap().bytes, 4 * one);
+    // What the pinned one leaves no room for is refused, and drops none.
+    let refused = store.add_sample_and_wait(&parts, sized(5, 4 * one as usize - 500)).unwrap_err();
+    assert!(matches!(refused, StoreError::QuotaExceeded { .. }), "{refused}");
+    assert_eq!(store.dataset_stats(&parts).unwrap().samples, 3);
+}
+
+#[test]
 fn pinned_samples_that_fill_the_dataset_are_not_dropped() {
     let (_folder, store, parts) = fresh();
     let quota = Quota { max_samples: Some(2), when_full: WhenFull::DropOldest, ..Quota::default() };
