@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{
-    Answer, Answerer, Engine, EngineError, Forward, Priority, Snapshot, Subject, Target, Ticket,
-    Timings, judge, prepare,
+    Answer, Answerer, Drawing, Drawn, Engine, EngineError, Forward, Priority, Snapshot, Subject,
+    Target, Ticket, Timings, judge, prepare,
 };
 use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
@@ -15,7 +15,7 @@ use crate::base::lru::Lru;
 use crate::explain::quality::{self, Pointing, Quality, Truth};
 use crate::explain::{Demand, Explainer, Explanation, Judge, Request, explain};
 use crate::graph::Network;
-use crate::vision::{BoundingBox, Picture, Placement};
+use crate::vision::{BoundingBox, Placement};
 
 /// Bytes that prepared explainers may hold beside the networks themselves, unless a single one holds
 /// more: the latest is kept in any case.
@@ -35,6 +35,8 @@ pub struct ExplainOptions {
     /// Where the object really is, on the photograph; where not empty, the pointing game is played and
     /// the energy inside measured.
     pub boxes: Vec<BoundingBox>,
+    /// What is drawn of it.
+    pub drawing: Drawing,
 }
 
 impl ExplainOptions {
@@ -46,6 +48,7 @@ impl ExplainOptions {
         !flip_smoothing
             && !eigen_smoothing
             && !self.quality
+            && self.drawing.is_empty()
             && Explainer::is_cheap(network, &self.layers, demand, by.head.is_some())
     }
 }
@@ -61,7 +64,8 @@ pub enum Beside {
     Nobody,
 }
 
-/// A prediction and where the network looked for it.
+/// A prediction and where the network looked for it. The photograph stays on the worker: what is wanted
+/// of it was drawn there.
 #[derive(Debug)]
 pub struct Explained {
     /// The prediction.
@@ -70,14 +74,16 @@ pub struct Explained {
     pub explanation: Explanation,
     /// Label of the class explained, and of the class that it is set against.
     pub labels: (String, Option<String>),
-    /// The photograph; `None` for an input that came as a tensor.
-    pub picture: Option<Arc<Picture>>,
+    /// The network's input.
+    pub tensor: Arc<[f32]>,
     /// Where the input lies on the photograph; the input itself where it came as a tensor.
     pub placement: Placement,
     /// Measures, where asked for and anything in the map is hot.
     pub quality: Option<Quality>,
     /// How it lies beside the true boxes, where there are some.
     pub pointing: Option<Pointing>,
+    /// What was drawn.
+    pub drawn: Drawn,
     /// Time of everything after the forward run of the prediction.
     pub elapsed: Duration,
 }
@@ -236,7 +242,18 @@ fn explain_one(
     };
     let label = |index: usize| labels.get(index).cloned().unwrap_or_default();
     let labels = (label(explanation.score.class), explanation.score.against.map(label));
-    let elapsed = began.elapsed();
-    let picture = prepared.picture;
-    Ok(Explained { answer, explanation, labels, picture, placement, quality, pointing, elapsed })
+    let picture = prepared.picture.as_deref();
+    let drawn = options.drawing.draw(picture, &explanation.map, &placement, cancel)?;
+    let (tensor, elapsed) = (prepared.tensor, began.elapsed());
+    Ok(Explained {
+        answer,
+        explanation,
+        labels,
+        tensor,
+        placement,
+        quality,
+        pointing,
+        drawn,
+        elapsed,
+    })
 }
