@@ -1,5 +1,7 @@
 //! One picture, and pictures as they come.
 
+use std::convert::Infallible;
+
 use crate::common::daemon::{Daemon, photograph};
 use crate::common::onnx::{brightness, load, model, node, weights};
 use graftd::client::messages::explanation_service_client::ExplanationServiceClient;
@@ -9,6 +11,7 @@ use graftd::client::messages::{
     explain_stream_response::Result as Outcome,
 };
 use graftd::client::{ErrorKind, Picture};
+use graftd::engine::Snapshot;
 use tokio_stream::StreamExt;
 
 fn explain(options: ExplainOptions) -> ExplainRequest {
@@ -80,6 +83,74 @@ async fn predict_brings_the_same_map_in_the_same_call() {
     let together = client.predict(request).await.unwrap();
     assert_eq!(together.explanation.unwrap().raw, alone.explanation.unwrap().raw);
     assert_eq!(together.predictions.len(), 4);
+}
+
+#[tokio::test]
+async fn predict_with_a_map_runs_the_network_once() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let overlay = Some(OverlayOptions::default());
+    let by = |method: ExplainMethod| ExplainOptions { method: method.into(), ..Default::default() };
+    for options in [
+        ExplainOptions::default(),
+        by(ExplainMethod::LayerCam),
+        by(ExplainMethod::EigenCam),
+        ExplainOptions { overlay, photograph_map: true, ..ExplainOptions::default() },
+    ] {
+        let before = daemon.runs("logits");
+        let request = PredictRequest {
+            explain: Some(options.clone()),
+            ..PredictRequest::from(Picture::from_bytes(photograph()))
+        };
+        let answer = client.predict(request).await.unwrap();
+        assert!(answer.explanation.is_some() && !answer.predictions.is_empty());
+        assert_eq!(daemon.runs("logits") - before, 1, "{options:?}");
+    }
+    // Another layer needs a plan of its own, which gives the prediction too.
+    let before = daemon.runs("logits");
+    let options = ExplainOptions { layers: vec!["relu1".into()], ..ExplainOptions::default() };
+    let request = PredictRequest {
+        explain: Some(options),
+        ..PredictRequest::from(Picture::from_bytes(photograph()))
+    };
+    client.predict(request).await.unwrap();
+    assert_eq!(daemon.runs("logits") - before, 0);
+}
+
+#[tokio::test]
+async fn what_was_prepared_is_kept_once_for_the_same_layers_and_goes_with_its_backbone() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    daemon.put_on_device("other");
+    client.load_backbone("other").await.unwrap();
+    let at = async |layers: &[&str]| {
+        let layers = layers.iter().map(ToString::to_string).collect();
+        let options = ExplainOptions { layers, ..ExplainOptions::default() };
+        let request = ExplainRequest { backbone: "other".into(), ..explain(options) };
+        let found = client.explain(request).await.unwrap().explanation.unwrap();
+        (found.layers, daemon.engine.explainer_bytes())
+    };
+    let (layers, bytes) = at(&["relu1", "relu2"]).await;
+    assert_eq!(layers, ["relu1", "relu2"]);
+    assert!(bytes > 0);
+    for same in [&["relu2", "relu1"][..], &["relu1", "relu2", "relu1"]] {
+        assert_eq!(at(same).await, (layers.clone(), bytes), "{same:?}");
+    }
+    let (_, more) = at(&["relu1"]).await;
+    assert!(more > bytes);
+
+    // The same file in memory under another name needs it still.
+    client.unload_backbone("other").await.unwrap();
+    assert_eq!(daemon.engine.explainer_bytes(), more);
+    client.load_backbone("other").await.unwrap();
+    let forget = |snapshot: &mut Snapshot| {
+        snapshot.backbones.remove("logits");
+        Ok::<_, Infallible>(())
+    };
+    daemon.engine.registry().update(forget).unwrap();
+    assert_eq!(at(&["relu1"]).await.1, more);
+    client.unload_backbone("other").await.unwrap();
+    assert_eq!(daemon.engine.explainer_bytes(), 0);
 }
 
 #[tokio::test]
