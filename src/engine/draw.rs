@@ -114,14 +114,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::engine::{
-        Beside, Engine, EngineOptions, ExplainOptions, Explained, LiveBackbone, PoolOptions,
-        Snapshot, Subject, Target,
-    };
     use crate::explain::Scaling;
-    use crate::vision::{
-        DEFAULT_STRENGTH, Limits, Preprocessing, Preset, TensorLayout, decode, preprocess,
-    };
+    use crate::vision::{DEFAULT_STRENGTH, Preprocessing, Preset, TensorLayout, preprocess};
 
     const JPEG: Overlay = Overlay {
         format: ImageFormat::Jpeg { quality: 90 },
@@ -133,38 +127,6 @@ mod tests {
     fn picture(width: u32, height: u32) -> Picture {
         let count = 3 * width as usize * height as usize;
         Picture::new(width, height, (0..count).map(|at| (at % 253) as u8).collect()).unwrap()
-    }
-
-    /// An explanation by an engine, without any asynchronous runtime.
-    fn explained(picture: Picture, drawing: Drawing) -> Explained {
-        let pool = PoolOptions { workers: 1, queue: 1 };
-        let options = EngineOptions { pool, limits: Limits::default() };
-        let snapshot = Snapshot::of(LiveBackbone::built_in().unwrap());
-        let engine = Arc::new(Engine::start(snapshot, options).unwrap());
-        let (subject, cancel) = (Subject::Picture(Arc::new(picture)), Cancel::default());
-        let class = crate::explain::ClassSpec::One(crate::explain::ClassName::Index(0));
-        let mut options = ExplainOptions { drawing, ..ExplainOptions::default() };
-        options.request.class = class;
-        let ticket =
-            engine.explain(Beside::Predictions, &Target::Default, subject, options, cancel);
-        ticket.unwrap().wait().unwrap().unwrap()
-    }
-
-    #[test]
-    fn the_worker_hands_out_what_it_drew_and_not_the_photograph() {
-        let drawing = Drawing { overlay: Some(JPEG), photograph_map: true };
-        let Drawn { overlay, photograph_map } = explained(picture(640, 480), drawing).drawn;
-        let drawn = decode(&overlay.unwrap(), &Limits::default()).unwrap();
-        assert_eq!((drawn.width, drawn.height), (640, 480));
-        let map = photograph_map.unwrap();
-        assert_eq!((map.width, map.height, map.values.len()), (640, 480, 640 * 480));
-
-        let overlay = Some(Overlay { longest_side: Some(64), ..JPEG });
-        let drawing = Drawing { overlay, photograph_map: false };
-        let Drawn { overlay, photograph_map } = explained(picture(640, 480), drawing).drawn;
-        let drawn = decode(&overlay.unwrap(), &Limits::default()).unwrap();
-        assert_eq!((drawn.width, drawn.height), (64, 48));
-        assert!(photograph_map.is_none());
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! One picture, and pictures as they come.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use crate::common::daemon::{Daemon, photograph};
 use crate::common::onnx::{brightness, load, model, node, weights};
+use bytes::Bytes;
+use graftd::base::cancel::Cancel;
 use graftd::client::messages::explanation_service_client::ExplanationServiceClient;
 use graftd::client::messages::{
     Box, Evidence, ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest,
@@ -11,7 +14,8 @@ use graftd::client::messages::{
     explain_stream_response::Result as Outcome,
 };
 use graftd::client::{ErrorKind, Picture};
-use graftd::engine::Snapshot;
+use graftd::engine::{self, Beside, Drawing, Overlay, Snapshot, Subject, Target};
+use graftd::vision::{self, ColorMap, ImageFormat, Limits, decode};
 use tokio_stream::StreamExt;
 
 fn explain(options: ExplainOptions) -> ExplainRequest {
@@ -43,6 +47,39 @@ async fn a_photograph_is_explained_with_map_overlay_and_prediction() {
         assert_eq!(found.class.unwrap().index, answer.predictions[0].index);
         assert!(answer.timings.unwrap().explain_ms > 0.0);
     }
+}
+
+/// An explanation holds no photograph, so nobody behind the worker can draw on one.
+#[tokio::test]
+async fn a_worker_hands_out_the_drawings_themselves() {
+    let daemon = Daemon::start().await;
+    let jpeg = Overlay {
+        format: ImageFormat::Jpeg { quality: 90 },
+        colors: ColorMap::Jet,
+        strength: 0.4,
+        longest_side: None,
+    };
+    let drawn = async |drawing| {
+        let picture = vision::Picture::new(640, 480, vec![90; 640 * 480 * 3]).unwrap();
+        let (subject, target) = (Subject::Picture(Arc::new(picture)), Target::Default);
+        let options = engine::ExplainOptions { drawing, ..engine::ExplainOptions::default() };
+        let (beside, cancel) = (Beside::Predictions, Cancel::default());
+        let ticket = daemon.engine.explain(beside, &target, subject, options, cancel).unwrap();
+        ticket.await.unwrap().unwrap().drawn
+    };
+    let size = |file: Option<Bytes>| {
+        let picture = decode(&file.unwrap(), &Limits::default()).unwrap();
+        (picture.width, picture.height)
+    };
+    let both = drawn(Drawing { overlay: Some(jpeg), photograph_map: true }).await;
+    assert_eq!(size(both.overlay), (640, 480));
+    let map = both.photograph_map.unwrap();
+    assert_eq!((map.width, map.height, map.values.len()), (640, 480, 640 * 480));
+    let small = Overlay { longest_side: Some(64), ..jpeg };
+    let one = drawn(Drawing { overlay: Some(small), photograph_map: false }).await;
+    assert_eq!((size(one.overlay), one.photograph_map), ((64, 48), None));
+    let none = drawn(Drawing::default()).await;
+    assert!(none.overlay.is_none() && none.photograph_map.is_none());
 }
 
 #[tokio::test]
