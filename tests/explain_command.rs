@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use graftd::heads::{Classifier, Head, Kind, Linear, Matrix, Provenance, Transform};
-use graftd::vision::{ColorMap, ImageFormat, Limits, decode, encode};
+use graftd::vision::{ColorMap, ImageFormat, Limits, Picture, decode, encode};
 use serde_json::Value;
 
 fn reference(name: &str) -> PathBuf {
@@ -98,17 +98,59 @@ fn explain_prints_one_object_an_image_and_a_failure_in_its_place() {
 fn a_person_is_told_which_evidence_was_looked_for() {
     let state = state();
     let photograph = reference("pixels/baseline.jpg");
-    let of = |evidence: &str| {
-        let explain = ["explain", photograph.to_str().unwrap(), "--class", "1"];
+    let of = |class: &str, evidence: &str| {
+        let explain = ["explain", photograph.to_str().unwrap(), "--class", class];
         let output = graftd(state.path(), &[&explain[..], &["--evidence", evidence]].concat());
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let (evidence_for, against) = (of("for"), of("against"));
-    assert!(
-        evidence_for.contains("looked at") || evidence_for.contains("speaks for it"),
-        "{evidence_for}"
-    );
-    assert!(against.contains("against it"), "{against}");
+    // What speaks for one class rather than another speaks against the other rather than the one.
+    let (evidence_for, against) = (of("0-1", "for"), of("1-0", "against"));
+    assert!(evidence_for.contains("ant rather than bee: looked at x"), "{evidence_for}");
+    assert!(against.contains("bee rather than ant: evidence against it at x"), "{against}");
+}
+
+#[test]
+fn a_map_without_evidence_is_zero_says_so_and_gets_no_verdict_of_sanity() {
+    let state = state();
+    let photograph = reference("pixels/baseline.jpg");
+    // A class differs in nothing from itself.
+    let explain = ["explain", photograph.to_str().unwrap(), "--class", "1-1", "--sanity"];
+    let output = graftd(state.path(), &explain);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let zero = "bee rather than bee: nothing in the picture speaks for it; the map is zero";
+    for part in [zero, "no verdict: the map is the same everywhere"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("changed") && !text.contains("correlation"), "{text}");
+    let found = &objects(&graftd(state.path(), &[&explain[..], &["--json"]].concat()))[0];
+    for map in ["map", "raw"] {
+        assert!(numbers(&found[map]).iter().all(|value| *value == 0.0), "{map}");
+    }
+    assert_eq!(found["has_positive_evidence"], false);
+    assert!(found["box"].is_null());
+    assert_eq!(found["sanity"], serde_json::json!([]));
+    let verdict = &found["sanity_verdict"];
+    assert!(verdict["changed"].is_null() && verdict["rank_correlation"].is_null(), "{verdict}");
+}
+
+#[test]
+fn an_overlay_is_written_as_jpeg_where_its_name_says_so() {
+    let state = state();
+    let photograph = reference("pixels/baseline.jpg");
+    let seen = decode(&std::fs::read(&photograph).unwrap(), &Limits::default()).unwrap();
+    for name in ["overlay.jpg", "overlay.JPEG"] {
+        let overlay = state.path().join(name);
+        let files = ["--overlay", overlay.to_str().unwrap(), "--method", "eigen-cam"];
+        let explain = ["explain", photograph.to_str().unwrap()];
+        let output = graftd(state.path(), &[&explain[..], &files[..]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let file = std::fs::read(&overlay).unwrap();
+        assert!(file.starts_with(b"\xff\xd8"), "{name} is a JPEG file");
+        let drawn = decode(&file, &Limits::default()).unwrap();
+        assert_eq!((drawn.width, drawn.height), (seen.width, seen.height), "{name}");
+        assert_ne!(drawn.pixels, seen.pixels, "{name}");
+    }
 }
 
 #[test]
@@ -255,6 +297,51 @@ fn audit_prints_one_object_a_folder_and_writes_a_sheet_that_needs_no_other_file(
     assert_eq!((count("src="), count("href=")), (6, 0), "all that it shows is in it");
     for tile in ["baseline.jpg: ant (like", "grey.jpg: ant (like", "subsampled.jpg: bee (like"] {
         assert!(page.contains(tile), "the class of its folder is explained: {tile}");
+    }
+}
+
+/// RFC 4648, section 4.
+fn from_base64(text: &str) -> Vec<u8> {
+    let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let sextets: Vec<u32> =
+        text.chars().filter_map(|letter| alphabet.find(letter)).map(|at| at as u32).collect();
+    let whole = |group: &[u32]| {
+        let word =
+            group.iter().fold(0, |word, sextet| word << 6 | sextet) << (6 * (4 - group.len()));
+        word.to_be_bytes()[1..group.len()].to_vec()
+    };
+    sextets.chunks(4).flat_map(whole).collect()
+}
+
+#[test]
+fn a_contact_sheet_holds_twelve_small_pictures_of_a_class_however_many_and_large_there_are() {
+    let state = state();
+    let folder = state.path().join("ant");
+    std::fs::create_dir(&folder).unwrap();
+    for number in 0..14_u8 {
+        let pixels =
+            (0..800 * 400_u32).flat_map(|at| [number * 9, (at % 251) as u8, (at / 800) as u8]);
+        let picture = Picture::new(800, 400, pixels.collect()).unwrap();
+        let file = encode(&picture, ImageFormat::Png).unwrap();
+        std::fs::write(folder.join(format!("{number:02}.png")), file).unwrap();
+    }
+    let sheet = state.path().join("sheet.html");
+    let audit = ["audit", folder.to_str().unwrap(), "--json", "--method", "eigen-cam"];
+    let output = graftd(state.path(), &[&audit[..], &["--out", sheet.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let findings = objects(&output).remove(0);
+    assert_eq!(findings["images"], 14);
+    let page = std::fs::read_to_string(&sheet).unwrap();
+    let tiles: Vec<&str> = page.split("data:image/jpeg;base64,").skip(1).collect();
+    assert_eq!(tiles.len(), 12);
+    for tile in &tiles {
+        let file = from_base64(tile.split('"').next().unwrap());
+        let drawn = decode(&file, &Limits::default()).unwrap();
+        assert_eq!((drawn.width, drawn.height), (360, 180));
+    }
+    // The most deviating come first.
+    for (tile, deviating) in tiles.iter().zip(findings["deviating"].as_array().unwrap()) {
+        assert!(tile.contains(deviating.as_str().unwrap()), "{deviating} in its place");
     }
 }
 

@@ -167,8 +167,27 @@ async fn a_difference_is_explained_with_both_its_classes_and_overlays_keep_apart
         assert_eq!(found["has_positive_evidence"], most > 0.0);
         assert_eq!(found["peak"].is_array() && found["box_energy"].is_number(), most > 0.0);
     }
+    let jpeg = out.join("one.jpg");
+    let one = ["explain", &pictures[0], "--overlay", jpeg.to_str().unwrap()];
+    assert!(graftctl(&daemon, &one).await.status.success());
+    assert!(std::fs::read(&jpeg).unwrap().starts_with(b"\xff\xd8"), "a JPEG file");
     let gif = ["explain", &pictures[0], "--overlay", "o.gif"];
     assert_eq!(graftctl(&daemon, &gif).await.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_map_without_evidence_is_zero_and_a_person_is_told_so() {
+    let daemon = Daemon::start().await;
+    let picture = reference("pixels/baseline.jpg").display().to_string();
+    // A class differs in nothing from itself.
+    let explain = ["explain", &picture, "--class", "1-1"];
+    let output = graftctl(&daemon, &explain).await;
+    assert!(output.status.success(), "{output:?}");
+    let said = text(&output);
+    assert!(said.contains("bee rather than bee: no evidence for it; the map is zero"), "{said}");
+    let found = &objects(&graftctl(&daemon, &[&explain[..], &["--json"]].concat()).await)[0];
+    assert!(found["map"].as_array().unwrap().iter().all(|value| value.as_f64() == Some(0.0)));
+    assert_eq!((&found["has_positive_evidence"], &found["box"]), (&json!(false), &Value::Null));
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Values shared by `Arc`, each with its weight in bytes. An entry heavier than the whole budget is
-/// handed out but not kept.
+/// Values shared by `Arc`, each with its weight in bytes. The latest entry is kept even where it alone
+/// is heavier than the whole budget, so that who goes on asking for it does not have it made each time;
+/// the next one takes its place.
 #[derive(Debug)]
 pub struct Lru<K, V> {
     inner: Mutex<Inner<K, V>>,
@@ -27,7 +28,7 @@ struct Entry<V> {
 }
 
 impl<K: Eq + Hash + Clone, V> Lru<K, V> {
-    /// An empty cache that keeps at most `budget` bytes.
+    /// An empty cache that keeps at most `budget` bytes, or one entry.
     pub fn new(budget: usize) -> Self {
         let inner = Inner { entries: HashMap::new(), clock: 0, bytes: 0 };
         Self { inner: Mutex::new(inner), budget }
@@ -48,9 +49,7 @@ impl<K: Eq + Hash + Clone, V> Lru<K, V> {
         }
         let (value, bytes) = make()?;
         let value = Arc::new(value);
-        if bytes <= self.budget {
-            self.lock().insert(key.clone(), Arc::clone(&value), bytes, self.budget);
-        }
+        self.lock().insert(key.clone(), Arc::clone(&value), bytes, self.budget);
         Ok(value)
     }
 
@@ -121,10 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_over_the_budget_is_not_kept() {
+    fn an_entry_over_the_budget_is_kept_alone_and_until_the_next_one() {
         let cache = Lru::new(5);
-        assert!(put(&cache, "a", 6));
-        assert!(put(&cache, "a", 6));
-        assert_eq!(cache.bytes(), 0);
+        put(&cache, "a", 2);
+        assert!(put(&cache, "b", 6));
+        assert!(!put(&cache, "b", 6));
+        assert_eq!(cache.bytes(), 6);
+        assert!(put(&cache, "a", 2), "it had to go");
+        assert_eq!(cache.bytes(), 2);
     }
 }

@@ -8,19 +8,29 @@ use clap::Args;
 use serde_json::json;
 
 use super::answering::Answering;
-use super::explain::{Choice, draw, run_all, workers};
+use super::explain::{Choice, JPEG, run_all, workers};
 use super::{CliError, Global, Outcome, boxes, output};
 use crate::base::atomic;
-use crate::engine::{EngineError, Explained, Target};
+use crate::engine::{Drawing, Engine, EngineError, ExplainOptions, Explained, Overlay, Target};
 use crate::explain::audit::{Audit as Findings, ClassAudit, GRID, Look};
 use crate::explain::{ClassName, ClassSpec, Judge};
 use crate::terminal;
 use crate::terminal::print;
-use crate::terminal::sheet::{Section, Tile, contact_sheet};
+use crate::terminal::sheet::{self, Section, Tile, contact_sheet};
 use crate::vision::{BoundingBox, ColorMap, DEFAULT_STRENGTH};
 
 /// Images a class on the contact sheet, the most deviating first.
 const TILES: usize = 12;
+/// How a photograph is drawn for the contact sheet.
+const TILE: Drawing = Drawing {
+    overlay: Some(Overlay {
+        format: JPEG,
+        colors: ColorMap::Jet,
+        strength: DEFAULT_STRENGTH,
+        longest_side: Some(sheet::TILE_PIXELS),
+    }),
+    photograph_map: false,
+};
 
 /// Explain a folder of photographs class by class: of each photograph the class of its sub-folder where
 /// the network has one of that name, else the most probable one.
@@ -36,7 +46,8 @@ pub(crate) struct Audit {
     /// Where the objects are: a JSON list of {"file", "boxes": [[x0, y0, x1, y1], ...]}.
     #[arg(long, value_name = "FILE")]
     boxes: Option<PathBuf>,
-    /// Write a contact sheet, one HTML page that opens anywhere.
+    /// Write a contact sheet, one HTML page that opens anywhere. The photographs on it, twelve a class
+    /// at most, are explained a second time.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// One JSON object a class.
@@ -50,8 +61,10 @@ impl Audit {
         let images = terminal::pictures_of_folder(&self.folder)?;
         let known = self.boxes.as_deref().map(boxes::read).transpose()?.unwrap_or_default();
         let engine = Arc::new(self.answering.engine(global, workers())?);
+        // The findings have names, which need not be paths.
+        let named = |image: &PathBuf| (image.to_string_lossy().into_owned(), image.clone());
+        let paths: HashMap<String, PathBuf> = images.iter().map(named).collect();
         let mut findings = Findings::default();
-        let mut tiles: HashMap<String, Tile> = HashMap::new();
         let mut outcome = Outcome::Complete;
         let options = self.choice.options();
         let labels = engine.registry().snapshot().resolve(&Target::Default)?.labels();
@@ -74,9 +87,6 @@ impl Audit {
                         *fell_back.entry(class.clone()).or_default() += 1;
                     }
                     let look = look(image, &explained, known.of(image))?;
-                    if self.out.is_some() {
-                        tiles.insert(look.image.clone(), tile(image, &explained)?);
-                    }
                     findings.add(class, look);
                 }
                 Err(error) => {
@@ -92,14 +102,59 @@ impl Audit {
         }
         if let Some(file) = &self.out {
             let title = format!("What the network looks at in {}", self.folder.display());
-            let sections: Vec<Section> =
-                classes.iter().map(|class| section(class, &mut tiles)).collect();
+            let drawn = |image: &Path| ExplainOptions { drawing: TILE, ..with_class(image) };
+            let mut sections = Vec::with_capacity(classes.len());
+            for class in &classes {
+                sections.push(self.section(&engine, class, &paths, drawn, &mut outcome)?);
+            }
             let page = contact_sheet(&title, &sections);
             atomic::write(file, page.as_bytes()).map_err(|error| {
                 CliError::Other(format!("cannot write {}: {error}", file.display()))
             })?;
         }
         Ok(outcome)
+    }
+
+    /// A class with as many of its photographs as the sheet has room for, the most deviating first. They
+    /// are drawn only now: which deviate is known only with the mean of all. One that cannot be read any
+    /// more is reported and left out.
+    fn section(
+        &self,
+        engine: &Arc<Engine>,
+        class: &ClassAudit,
+        paths: &HashMap<String, PathBuf>,
+        options: impl Fn(&Path) -> ExplainOptions,
+        outcome: &mut Outcome,
+    ) -> Result<Section, CliError> {
+        let outside = class.outside_energy.map(|share| format!(", outside the boxes {share:.2}"));
+        let shown = &class.deviations[..class.deviations.len().min(TILES)];
+        let images = shown.iter().filter_map(|found| paths.get(&found.image).cloned()).collect();
+        let mut correlations = shown.iter().map(|deviation| deviation.correlation);
+        let mut tiles = Vec::with_capacity(shown.len());
+        run_all(engine, images, options, |image, explained| {
+            let correlation = correlations.next().unwrap_or_default();
+            match explained {
+                Ok(explained) => tiles.push(tile(image, explained, correlation)),
+                Err(error) => {
+                    *outcome = Outcome::SomeFailed;
+                    output::print_failure(image, &error, self.json);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Section {
+            class: class.class.clone(),
+            facts: format!(
+                "{} images, {} without evidence; energy at the border {:.2}{}",
+                class.images,
+                class.without_evidence,
+                class.border_energy,
+                outside.unwrap_or_default()
+            ),
+            mean_map: class.mean_map.clone(),
+            width: GRID,
+            tiles,
+        })
     }
 
     /// The sub-folder of an image; images beside the sub-folders are one class of the folder's name.
@@ -157,35 +212,14 @@ fn look(image: &Path, explained: &Explained, boxes: &[BoundingBox]) -> Result<Lo
     Ok(Look::new(name, &explained.explanation.map, truth).map_err(EngineError::from)?)
 }
 
-fn tile(image: &Path, explained: &Explained) -> Result<Tile, CliError> {
+/// A photograph with its map over it, and what was explained of it.
+fn tile(image: &Path, explained: Explained, correlation: f64) -> Tile {
     let name = match explained.labels.0.as_str() {
         "" => format!("class {}", explained.explanation.score.class),
         label => label.to_owned(),
     };
-    let as_jpeg = Path::new("tile.jpg");
-    let overlay = draw(explained, ColorMap::Jet, DEFAULT_STRENGTH, as_jpeg)?;
-    Ok(Tile { caption: format!("{}: {name}", image.display()), overlay })
-}
-
-/// A class with as many of its tiles as the sheet has room for.
-fn section(class: &ClassAudit, tiles: &mut HashMap<String, Tile>) -> Section {
-    let outside = class.outside_energy.map(|share| format!(", outside the boxes {share:.2}"));
-    let shown = class.deviations.iter().take(TILES).filter_map(|deviation| {
-        let Tile { caption, overlay } = tiles.remove(&deviation.image)?;
-        let caption = format!("{caption} (like the mean {:.2})", deviation.correlation);
-        Some(Tile { caption, overlay })
-    });
-    Section {
-        class: class.class.clone(),
-        facts: format!(
-            "{} images, {} without evidence; energy at the border {:.2}{}",
-            class.images,
-            class.without_evidence,
-            class.border_energy,
-            outside.unwrap_or_default()
-        ),
-        mean_map: class.mean_map.clone(),
-        width: GRID,
-        tiles: shown.collect(),
+    Tile {
+        caption: format!("{}: {name} (like the mean {correlation:.2})", image.display()),
+        overlay: explained.drawn.overlay.unwrap_or_default().into(),
     }
 }

@@ -15,13 +15,14 @@ use crate::base::atomic;
 use crate::base::cancel::Cancel;
 use crate::client::{ClientError, ErrorKind};
 use crate::engine::{
-    Beside, Engine, EngineError, ExplainOptions, Explained, Subject, Target, Ticket,
+    Beside, Drawing, Engine, EngineError, ExplainOptions, Explained, Overlay, Subject, Target,
+    Ticket,
 };
 use crate::explain::{self, ClassSpec, Method, Request, SmoothGrad, sanity};
 use crate::grad::{State, TABLE};
 use crate::rpc;
 use crate::terminal::{self, Overlays, print};
-use crate::vision::{ColorMap, DEFAULT_STRENGTH, HeatMap, ImageFormat, encode, overlay};
+use crate::vision::{ColorMap, DEFAULT_STRENGTH, ImageFormat};
 
 /// Say where the network looked.
 #[derive(Args, Debug)]
@@ -164,6 +165,9 @@ impl Choice {
     }
 }
 
+/// How overlays are written as JPEG.
+pub(super) const JPEG: ImageFormat = ImageFormat::Jpeg { quality: 90 };
+
 /// An explanation in the queue, or what was wrong before it got there.
 pub(super) type Waiting = Result<Ticket<Result<Explained, EngineError>>, ClientError>;
 
@@ -217,9 +221,16 @@ impl Explain {
             self.overlay.as_ref().map(overlays).transpose().map_err(CliError::Other)?;
         let known = self.boxes.as_deref().map(boxes::read).transpose()?.unwrap_or_default();
         let engine = Arc::new(self.answering.engine(global, workers())?);
+        let overlay = overlays.as_ref().map(|overlays| Overlay {
+            format: if overlays.are_jpeg() { JPEG } else { ImageFormat::Png },
+            colors: self.colors,
+            strength: self.strength,
+            longest_side: None,
+        });
         let options = |image: &Path| ExplainOptions {
             quality: self.score,
             boxes: known.of(image).to_vec(),
+            drawing: Drawing { overlay, photograph_map: false },
             ..self.choice.options()
         };
         let mut tally = Tally::default();
@@ -232,7 +243,7 @@ impl Explain {
                     cascade: self.sanity.then(|| self.shuffle(&explained)).transpose()?,
                 };
                 if let Some(overlays) = &mut overlays {
-                    self.write_overlay(&overlays.file(image), &explained)?;
+                    write_overlay(&overlays.file(image), &explained)?;
                 }
                 if self.json {
                     print::json(&shown.object());
@@ -256,50 +267,27 @@ impl Explain {
 
     fn shuffle(&self, explained: &Explained) -> Result<sanity::Cascade, ClientError> {
         let backbone = &explained.answer.by.backbone;
-        let picture = explained.picture.as_deref();
-        let mut input = vec![0.0; backbone.preprocessing.tensor_len()];
-        if let Some(picture) = picture {
-            let layout = backbone.network.input().layout;
-            crate::vision::preprocess(picture, &backbone.preprocessing, layout, &mut input)
-                .map_err(|error| rpc::failure(EngineError::from(error)))?;
-        }
         let head = explained.answer.by.head.as_deref().map(|live| &live.head);
         let judge = explain::Judge { head, labels: &[] };
         let (network, intact) = (&backbone.network, &explained.explanation);
+        let input = &explained.tensor;
         let request = self.choice.options().request;
         let (most, cancel) = (self.sanity_stages.map(|most| most as usize), Cancel::default());
-        let cascade = sanity::cascade(network, &input, &judge, intact, &request, most, &cancel);
+        let cascade = sanity::cascade(network, input, &judge, intact, &request, most, &cancel);
         Ok(cascade.map_err(|error| rpc::failure(EngineError::from(error)))?)
-    }
-
-    fn write_overlay(&self, file: &Path, explained: &Explained) -> Result<(), ClientError> {
-        let bytes = draw(explained, self.colors, self.strength, file)
-            .map_err(|error| ClientError::local(ErrorKind::Internal, error.to_string()))?;
-        atomic::write(file, &bytes).map_err(|error| {
-            let message = format!("cannot write {}: {error}", file.display());
-            ClientError::local(ErrorKind::FailedPrecondition, message)
-        })
     }
 }
 
-/// The photograph with the map over it, in the format of the file's name.
-pub(super) fn draw(
-    explained: &Explained,
-    colors: ColorMap,
-    strength: f32,
-    file: &Path,
-) -> Result<Vec<u8>, CliError> {
-    let map = &explained.explanation.map;
-    let is = |name: &str| file.extension().is_some_and(|e| e.eq_ignore_ascii_case(name));
-    let format =
-        if is("jpg") || is("jpeg") { ImageFormat::Jpeg { quality: 90 } } else { ImageFormat::Png };
-    let Some(picture) = &explained.picture else {
-        return Err(CliError::Other("there is no photograph to draw on".into()));
+/// Writes what the worker drew.
+fn write_overlay(file: &Path, explained: &Explained) -> Result<(), ClientError> {
+    let Some(drawn) = &explained.drawn.overlay else {
+        let message = "there is no photograph to draw on";
+        return Err(ClientError::local(ErrorKind::Internal, message));
     };
-    let drawn = HeatMap::new(map.height, map.width, &map.drawn())
-        .and_then(|heat| overlay(picture, &heat, &explained.placement, colors, strength))
-        .and_then(|picture| encode(&picture, format));
-    Ok(drawn.map_err(EngineError::from)?)
+    atomic::write(file, drawn).map_err(|error| {
+        let message = format!("cannot write {}: {error}", file.display());
+        ClientError::local(ErrorKind::FailedPrecondition, message)
+    })
 }
 
 fn print_rules() {

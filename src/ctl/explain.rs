@@ -156,6 +156,9 @@ fn text(path: &Path, answer: &ExplainResponse, against: bool) {
             "{seen} x {:.0} to {:.0}, y {:.0} to {:.0}",
             found.x0, found.x1, found.y0, found.y1
         ),
+        None if explanation.map.iter().all(|value| *value == 0.0) => {
+            format!("{nothing}; the map is zero")
+        }
         None => nothing.to_owned(),
     };
     output::line(format!("{}  {class}: {place}", path.display()));

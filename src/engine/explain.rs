@@ -1,22 +1,27 @@
 //! An explanation beside its prediction, on one worker, with one forward run wherever that is
 //! possible.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{
-    Answer, Answerer, Engine, EngineError, Forward, Priority, Subject, Target, Ticket, Timings,
-    judge, prepare,
+    Answer, Answerer, Drawing, Drawn, Engine, EngineError, Forward, Priority, Snapshot, Subject,
+    Target, Ticket, Timings, judge, prepare,
 };
 use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::lru::Lru;
 use crate::explain::quality::{self, Pointing, Quality, Truth};
 use crate::explain::{Demand, Explainer, Explanation, Judge, Request, explain};
-use crate::vision::{BoundingBox, Picture, Placement};
+use crate::graph::Network;
+use crate::vision::{BoundingBox, Placement};
 
-/// Bytes of weights that prepared explainers may hold beside the networks themselves.
+/// Bytes that prepared explainers may hold beside the networks themselves, unless a single one holds
+/// more: the latest is kept in any case.
 const EXPLAINER_BYTES: usize = 128 << 20;
+/// Bytes of an explainer that are not constants: nodes, names, shapes, scratch memory.
+const EXPLAINER_OVERHEAD: usize = 1 << 20;
 
 /// What is asked of an explanation.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +35,8 @@ pub struct ExplainOptions {
     /// Where the object really is, on the photograph; where not empty, the pointing game is played and
     /// the energy inside measured.
     pub boxes: Vec<BoundingBox>,
+    /// What is drawn of it.
+    pub drawing: Drawing,
 }
 
 impl ExplainOptions {
@@ -41,6 +48,7 @@ impl ExplainOptions {
         !flip_smoothing
             && !eigen_smoothing
             && !self.quality
+            && self.drawing.is_empty()
             && Explainer::is_cheap(network, &self.layers, demand, by.head.is_some())
     }
 }
@@ -56,7 +64,8 @@ pub enum Beside {
     Nobody,
 }
 
-/// A prediction and where the network looked for it.
+/// A prediction and where the network looked for it. The photograph stays on the worker: what is wanted
+/// of it was drawn there.
 #[derive(Debug)]
 pub struct Explained {
     /// The prediction.
@@ -65,14 +74,16 @@ pub struct Explained {
     pub explanation: Explanation,
     /// Label of the class explained, and of the class that it is set against.
     pub labels: (String, Option<String>),
-    /// The photograph; `None` for an input that came as a tensor.
-    pub picture: Option<Arc<Picture>>,
+    /// The network's input.
+    pub tensor: Arc<[f32]>,
     /// Where the input lies on the photograph; the input itself where it came as a tensor.
     pub placement: Placement,
     /// Measures, where asked for and anything in the map is hot.
     pub quality: Option<Quality>,
     /// How it lies beside the true boxes, where there are some.
     pub pointing: Option<Pointing>,
+    /// What was drawn.
+    pub drawn: Drawn,
     /// Time of everything after the forward run of the prediction.
     pub elapsed: Duration,
 }
@@ -83,13 +94,33 @@ pub(super) struct Explainers(Lru<Key, Explainer>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    network: Digest,
-    /// Embedding and logits, which a manifest may name.
-    ends: [String; 2],
-    size: usize,
+    network: NetworkKey,
+    /// As [`Explainer::chosen_layers`] gives them.
     layers: Vec<String>,
     demand: Demand,
     by_head: bool,
+}
+
+/// Networks of which it is the same are explained by the same explainers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct NetworkKey {
+    digest: Digest,
+    /// Embedding and logits, which a manifest may name.
+    ends: [String; 2],
+    size: usize,
+}
+
+impl NetworkKey {
+    fn of(network: &Network) -> Self {
+        Self {
+            digest: network.digest(),
+            ends: [
+                network.embedding().tensor.clone(),
+                network.classifier().map(|found| found.logits).unwrap_or_default(),
+            ],
+            size: network.input().size,
+        }
+    }
 }
 
 impl Default for Explainers {
@@ -101,28 +132,49 @@ impl Default for Explainers {
 impl Explainers {
     fn get(&self, by: &Answerer, options: &ExplainOptions) -> Result<Arc<Explainer>, EngineError> {
         let network = &by.backbone.network;
-        let key = Key {
-            network: network.digest(),
-            ends: [
-                network.embedding().tensor.clone(),
-                network.classifier().map(|found| found.logits).unwrap_or_default(),
-            ],
-            size: network.input().size,
-            layers: options.layers.clone(),
-            demand: Demand::of(options.request.method),
-            by_head: by.head.is_some(),
-        };
-        let made = self.0.get_or_make(&key, || {
-            let explainer = Explainer::new(network, &key.layers, key.demand, key.by_head)?;
-            // The graph's weights are shared with nobody, so each explainer counts at least a bit.
-            let bytes = explainer.weight_bytes() + (1 << 20);
-            Ok::<_, EngineError>((explainer, bytes))
-        })?;
-        Ok(made)
+        let (demand, by_head) = (Demand::of(options.request.method), by.head.is_some());
+        let layers = Explainer::chosen_layers(network, &options.layers, demand, by_head)?;
+        let key = Key { network: NetworkKey::of(network), layers, demand, by_head };
+        self.0.get_or_make(&key, || {
+            let explainer = Explainer::new(network, &key.layers, demand, by_head)?;
+            let bytes = explainer.constant_bytes() + EXPLAINER_OVERHEAD;
+            Ok((explainer, bytes))
+        })
+    }
+
+    /// Forgets those of networks that are not loaded.
+    fn keep(&self, loaded: &Snapshot) {
+        let loaded: HashSet<NetworkKey> =
+            loaded.backbones.values().map(|backbone| NetworkKey::of(&backbone.network)).collect();
+        self.0.retain(|key| loaded.contains(&key.network));
     }
 }
 
 impl Engine {
+    /// Gives up what was prepared for explaining backbones that are not loaded any more.
+    pub fn forget_unloaded(&self) {
+        self.explainers().keep(&self.snapshot());
+    }
+
+    /// Bytes that prepared explainers hold beside the networks themselves.
+    pub fn explainer_bytes(&self) -> usize {
+        self.explainers().0.bytes()
+    }
+
+    /// What explains `by`. Where its backbone was unloaded meanwhile, it is not kept.
+    fn explainer(
+        &self,
+        by: &Answerer,
+        options: &ExplainOptions,
+    ) -> Result<Arc<Explainer>, EngineError> {
+        let explainer = self.explainers().get(by, options)?;
+        let loaded = self.snapshot().backbones.get(&by.backbone.name).cloned();
+        if !loaded.is_some_and(|loaded| Arc::ptr_eq(&loaded, &by.backbone)) {
+            self.forget_unloaded();
+        }
+        Ok(explainer)
+    }
+
     /// Classifies one image and explains the answer. Explanations are background work unless a
     /// prediction brings along a cheap one: they never hold the last idle worker, and where there is but
     /// one, they give way between two forward runs.
@@ -161,7 +213,7 @@ fn explain_one(
 ) -> Result<Explained, EngineError> {
     let prepared = prepare(&by, subject, &engine.limits(), cancel, &mut timings)?;
     cancel.checkpoint()?;
-    let explainer = engine.explainers().get(&by, options)?;
+    let explainer = engine.explainer(&by, options)?;
     cancel.checkpoint()?;
     let network = &by.backbone.network;
     let began = Instant::now();
@@ -190,7 +242,18 @@ fn explain_one(
     };
     let label = |index: usize| labels.get(index).cloned().unwrap_or_default();
     let labels = (label(explanation.score.class), explanation.score.against.map(label));
-    let elapsed = began.elapsed();
-    let picture = prepared.picture;
-    Ok(Explained { answer, explanation, labels, picture, placement, quality, pointing, elapsed })
+    let picture = prepared.picture.as_deref();
+    let drawn = options.drawing.draw(picture, &explanation.map, &placement, cancel)?;
+    let (tensor, elapsed) = (prepared.tensor, began.elapsed());
+    Ok(Explained {
+        answer,
+        explanation,
+        labels,
+        tensor,
+        placement,
+        quality,
+        pointing,
+        drawn,
+        elapsed,
+    })
 }

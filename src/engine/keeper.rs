@@ -250,6 +250,7 @@ impl BackboneKeeper {
             Ok::<(), std::convert::Infallible>(())
         };
         let Ok(()) = self.engine.registry().update(change);
+        self.engine.forget_unloaded();
         memory::give_back();
     }
 }

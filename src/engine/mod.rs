@@ -1,6 +1,7 @@
 //! What is loaded and live: the registry's snapshot, the workers and their queue, and the way of an
 //! image through them.
 
+mod draw;
 mod error;
 mod explain;
 mod keeper;
@@ -11,6 +12,7 @@ mod predict;
 mod registry;
 mod service;
 
+pub use draw::{Drawing, Drawn, Overlay, PhotographMap};
 pub use error::EngineError;
 pub use explain::{Beside, ExplainOptions, Explained};
 pub use keeper::{BackboneKeeper, KeeperError, KeptBackbone};

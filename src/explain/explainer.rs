@@ -3,7 +3,7 @@
 use super::feature::Axes;
 use super::{ExplainError, FeatureMap, Judge, Method};
 use crate::grad::{Reverse, Tail, TailPlan};
-use crate::graph::{GraphError, Network, Plan, Tap, Tensor, View};
+use crate::graph::{Constants, GraphError, Network, Plan, Tap, Tensor, View};
 use tract_onnx::prelude::{OutletId, TypedModel};
 
 /// What a method asks of the graph besides the layer's values.
@@ -158,15 +158,7 @@ impl Explainer {
         demand: Demand,
         by_head: bool,
     ) -> Result<Explainer, ExplainError> {
-        let names = if demand == Demand::InputGradient {
-            if !layers.is_empty() {
-                let problem = "the method explains at the input and takes no layer";
-                return Err(ExplainError::Unsuitable { field: "layers", problem });
-            }
-            Vec::new()
-        } else {
-            spatial_layers(network, layers, by_head)?
-        };
+        let names = Explainer::chosen_layers(network, layers, demand, by_head)?;
         let logits = match network.classifier() {
             Some(classifier) => classifier.logits,
             None if by_head => network.embedding().tensor.clone(),
@@ -183,6 +175,28 @@ impl Explainer {
             names.len() == 1 && network.last_spatial().is_some_and(|layer| layer.name == names[0]);
         let sources = Sources { network, model: view.model(), view: &view, names: &names };
         Explainer::compile(sources, demand, by_head, Path { own_plan, closed_form: true })
+    }
+
+    /// The layers that [`Explainer::new`] explains: `layers`, each once and in the order of the
+    /// computation, or the default one; none for input gradients. The same layers make the same
+    /// explainer.
+    ///
+    /// # Errors
+    /// Those about layers of [`Explainer::new`].
+    pub fn chosen_layers(
+        network: &Network,
+        layers: &[String],
+        demand: Demand,
+        by_head: bool,
+    ) -> Result<Vec<String>, ExplainError> {
+        if demand != Demand::InputGradient {
+            return spatial_layers(network, layers, by_head);
+        }
+        if !layers.is_empty() {
+            let problem = "the method explains at the input and takes no layer";
+            return Err(ExplainError::Unsuitable { field: "layers", problem });
+        }
+        Ok(Vec::new())
     }
 
     /// As [`Explainer::new`], but always by the sweep through the whole tail and on a plan of its
@@ -278,15 +292,24 @@ impl Explainer {
         self.layers.iter().map(|layer| layer.name.clone()).collect()
     }
 
-    /// Whether a forward run of the network's own plan will do, so that a prediction's run can be
-    /// explained without another.
+    /// Whether [`Explainer::forward`] runs the network's own plan.
     pub fn shares_network_plan(&self) -> bool {
         self.plan.is_none()
     }
 
-    /// Bytes of constants that this explainer holds beyond the network's own.
-    pub fn weight_bytes(&self) -> usize {
-        self.plan.as_ref().map_or(0, Plan::weight_bytes)
+    /// Bytes of constants that this explainer holds beyond the network's own: those of its plans, packed
+    /// for tract's kernels, and those that the reverse sweep reads as they are. None is shared with
+    /// another explainer, since each is made from its own reading of the file.
+    pub fn constant_bytes(&self) -> usize {
+        let mut constants = Constants::default();
+        if let Some(plan) = &self.plan {
+            plan.count_constants(&mut constants);
+        }
+        if let Gradient::Sweep(sweep) | Gradient::Pooled(Some(sweep)) = &self.gradient {
+            sweep.reverse.count_constants(&mut constants);
+        }
+        self.tails.iter().for_each(|tail| tail.plan.count_constants(&mut constants));
+        constants.bytes()
     }
 
     /// Runs the network for one input.
@@ -296,17 +319,6 @@ impl Explainer {
             None => network.plan().run(input)?,
         };
         Ok(Forward { outputs, embedding: self.embedding, logits: self.logits })
-    }
-
-    /// Takes over what the network's own plan computed for a prediction. `None` where that is not
-    /// enough, see [`Explainer::shares_network_plan`].
-    pub fn adopt(&self, outputs: &[Tensor]) -> Option<Forward> {
-        let fits = self.plan.is_none() && outputs.len() == 3;
-        fits.then(|| Forward {
-            outputs: outputs.to_vec(),
-            embedding: self.embedding,
-            logits: self.logits,
-        })
     }
 
     pub(super) fn explained(&self) -> &[ExplainedLayer] {
@@ -385,8 +397,8 @@ fn sees_only_the_mean(network: &Network, names: &[String], by_head: bool) -> boo
     embedding.pooled_from.as_ref() == Some(name) && (by_head || is_on_the_way)
 }
 
-/// The layers asked for, each spatial and before what judges; the last such one where none is asked
-/// for.
+/// The layers asked for, each spatial and before what judges, once and in the order of the computation;
+/// the last such one where none is asked for.
 pub(super) fn spatial_layers(
     network: &Network,
     layers: &[String],
@@ -411,6 +423,7 @@ pub(super) fn spatial_layers(
             names.push(name.clone());
         }
     }
+    names.sort_by_cached_key(|name| network.layers().iter().position(|layer| layer.name == *name));
     Ok(names)
 }
 

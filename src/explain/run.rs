@@ -35,8 +35,7 @@ pub struct Explanation {
 
 /// Explains one input of `network`.
 ///
-/// `forward` may be a run of the same input that a prediction has made ([`Explainer::adopt`]);
-/// otherwise the network runs once here.
+/// `forward` may be a run of the same input that was made before ([`Explainer::forward`]); otherwise the network runs once here.
 ///
 /// # Errors
 /// See [`ExplainError`]. When `cancel` is raised, work stops before the next run of the network; there
@@ -111,6 +110,7 @@ fn raw_map(subject: Subject<'_>, request: &Request) -> Result<Raw, ExplainError>
     if request.method.is_saliency() {
         return saliency_map(subject, request);
     }
+    subject.cancel.checkpoint()?;
     let gradients = if request.method.uses_layer_gradient() {
         let seed = subject.score.gradient(&subject.judge.logits(subject.forward)?);
         subject.explainer.gradients(subject.forward, subject.judge, seed)?
@@ -178,6 +178,7 @@ fn saliency_map(subject: Subject<'_>, request: &Request) -> Result<Raw, ExplainE
     let gradient = if request.method == Method::SmoothGrad {
         saliency::smooth_gradient(subject, request.smooth_grad, request.seed)?
     } else {
+        subject.cancel.checkpoint()?;
         saliency::input_gradient(subject)?
     };
     let input = subject.network.input();

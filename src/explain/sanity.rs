@@ -31,21 +31,36 @@ pub struct Stage {
 
 /// What became of the map stage by stage.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Cascade {
+pub enum Cascade {
+    /// The raw map of the intact network is the same everywhere (that of a class against itself is zero):
+    /// it has no ranks that could change.
+    Flat,
     /// The head or the classifier first, the layer next to the picture last.
-    pub stages: Vec<Stage>,
+    Stages(Vec<Stage>),
 }
 
 impl Cascade {
-    /// The rank correlation with everything shuffled; 1 where there was nothing to shuffle.
-    pub fn at_the_end(&self) -> f64 {
-        self.stages.last().map_or(1.0, |stage| stage.correlation)
+    /// The stages; none where the map was flat.
+    pub fn stages(&self) -> &[Stage] {
+        match self {
+            Self::Flat => &[],
+            Self::Stages(stages) => stages,
+        }
+    }
+
+    /// The rank correlation with everything shuffled; 1 where there was nothing to shuffle, `None` where
+    /// the map was flat.
+    pub fn at_the_end(&self) -> Option<f64> {
+        match self {
+            Self::Flat => None,
+            Self::Stages(stages) => Some(stages.last().map_or(1.0, |stage| stage.correlation)),
+        }
     }
 
     /// Whether the map shows what the network has learnt: with everything shuffled its correlation is
-    /// of a magnitude of at most [`THRESHOLD`].
-    pub fn changed(&self) -> bool {
-        self.at_the_end().abs() <= THRESHOLD
+    /// of a magnitude of at most [`THRESHOLD`]. `None` where the map was flat.
+    pub fn changed(&self) -> Option<bool> {
+        self.at_the_end().map(|correlation| correlation.abs() <= THRESHOLD)
     }
 }
 
@@ -64,6 +79,9 @@ pub fn cascade(
     most: Option<usize>,
     cancel: &Cancel,
 ) -> Result<Cascade, ExplainError> {
+    if intact.map.raw.windows(2).all(|pair| pair[0] == pair[1]) {
+        return Ok(Cascade::Flat);
+    }
     let demand = Demand::of(request.method);
     let by_head = judge.head.is_some();
     let names = if demand == Demand::InputGradient {
@@ -111,7 +129,7 @@ pub fn cascade(
         let last = group.last().and_then(|layer| layer.last());
         stage(&model, &judge, last.map_or("", |weight| weight.node.as_str()))?;
     }
-    Ok(Cascade { stages })
+    Ok(Cascade::Stages(stages))
 }
 
 /// The weights on which `target` depends, layer by layer from the one next to it.

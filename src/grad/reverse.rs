@@ -10,6 +10,7 @@ use super::error::GradError;
 use super::real::Real;
 use super::rule::{Needs, Rule, Site, Values};
 use super::table::{Entry, State, operator_of};
+use crate::graph::Constants;
 
 /// Where a step reads a forward value.
 #[derive(Debug)]
@@ -89,6 +90,17 @@ impl Reverse {
     /// The activations whose forward values [`Reverse::run`] reads, in its order.
     pub fn needed(&self) -> &[OutletId] {
         &self.needed
+    }
+
+    /// Counts the constants that [`Reverse::run`] reads.
+    pub fn count_constants(&self, constants: &mut Constants) {
+        for step in &self.steps {
+            for origin in step.input_values.iter().chain([&step.output_value]) {
+                if let Some(Origin::Constant(tensor)) = origin {
+                    constants.add(tensor);
+                }
+            }
+        }
     }
 
     /// The cotangents of the requested outlets for the cotangent `seed` of the target; dense, in

@@ -12,6 +12,7 @@ use tract_onnx::tract_core::model::SpecialOps;
 
 use super::error::GradError;
 use super::reverse::graph_error;
+use crate::graph::Constants;
 
 /// A graph from some outlets of another one to a target.
 #[derive(Debug, Clone)]
@@ -89,6 +90,11 @@ impl TailPlan {
     /// Where a value has another length, or tract fails.
     pub fn run(&self, inputs: &[&[f32]]) -> Result<Vec<f32>, GradError> {
         self.try_run(inputs).map_err(|error| GradError::Values(error.to_string()))
+    }
+
+    /// Counts the constants that this plan holds.
+    pub fn count_constants(&self, constants: &mut Constants) {
+        constants.add_graph(self.plan.model());
     }
 
     fn try_run(&self, inputs: &[&[f32]]) -> TractResult<Vec<f32>> {

@@ -8,6 +8,7 @@
 //! makes of them.
 
 mod anatomy;
+mod constants;
 mod error;
 mod export;
 mod kernels;
@@ -20,6 +21,7 @@ mod topology;
 mod view;
 
 pub use anatomy::{Ending, Overrides};
+pub use constants::Constants;
 pub use error::GraphError;
 pub use export::{EMBEDDING, Extension};
 pub use layer::Layer;

@@ -1,5 +1,6 @@
 //! An optimised graph that runs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tract_onnx::prelude::{
@@ -7,7 +8,7 @@ use tract_onnx::prelude::{
     TypedSimpleState, tvec,
 };
 
-use super::{GraphError, kernels};
+use super::{Constants, GraphError, kernels};
 
 /// An optimised graph with one input and several outputs, shared by all threads.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub struct Plan {
     /// keep their scratch memory, so a run allocates little.
     idle: Mutex<Vec<TypedSimpleState>>,
     input_shape: Vec<usize>,
-    weight_bytes: usize,
+    runs: AtomicU64,
 }
 
 /// A value that a plan computed: one image's, so without the batch axis where tract dropped it.
@@ -40,10 +41,9 @@ impl Plan {
         let input_shape = input.shape.as_concrete().map(<[_]>::to_vec).ok_or_else(|| {
             GraphError::Engine { stage, message: "the input's shape is not concrete".into() }
         })?;
-        let weight_bytes = weight_bytes(&model);
         let inner =
             TypedSimplePlan::new(model).map_err(GraphError::engine("planning the network"))?;
-        Ok(Self { inner, idle: Mutex::default(), input_shape, weight_bytes })
+        Ok(Self { inner, idle: Mutex::default(), input_shape, runs: AtomicU64::new(0) })
     }
 
     /// Runs one image; `input` is its tensor, row-major in the network's own layout. The outputs
@@ -56,6 +56,7 @@ impl Plan {
         if input.len() != expected {
             return Err(GraphError::InputLength { expected, actual: input.len() });
         }
+        self.runs.fetch_add(1, Ordering::Relaxed);
         let input = TractTensor::from_shape(&self.input_shape, input)
             .map_err(GraphError::engine("feeding the input"))?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -75,9 +76,14 @@ impl Plan {
         self.input_shape.iter().product()
     }
 
-    /// Bytes of constants that this plan holds.
-    pub fn weight_bytes(&self) -> usize {
-        self.weight_bytes
+    /// Images that were run so far, those that run now included.
+    pub fn runs(&self) -> u64 {
+        self.runs.load(Ordering::Relaxed)
+    }
+
+    /// Counts the constants that this plan holds.
+    pub fn count_constants(&self, constants: &mut Constants) {
+        constants.add_graph(self.inner.model());
     }
 }
 
@@ -112,10 +118,4 @@ impl Tensor {
 fn f32_type() -> tract_onnx::prelude::DatumType {
     use tract_onnx::prelude::Datum as _;
     f32::datum_type()
-}
-
-fn weight_bytes(model: &TypedModel) -> usize {
-    let constants =
-        model.nodes().iter().filter_map(|node| node.outputs.first()?.fact.konst.as_ref());
-    constants.map(|tensor| tensor.len() * tensor.datum_type().size_of()).sum()
 }

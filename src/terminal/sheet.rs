@@ -2,6 +2,10 @@
 
 use std::fmt::Write as _;
 
+/// Pixels of a tile's longer side that are worth having: twice as many as are shown, for screens of high
+/// resolution.
+pub const TILE_PIXELS: u32 = 360;
+
 /// One class on the sheet.
 #[derive(Debug, Clone)]
 pub struct Section {

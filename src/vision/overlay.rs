@@ -4,6 +4,8 @@ use super::{ColorMap, Picture, Placement, VisionError};
 
 /// How much of the heat map's colour covers the photograph unless told otherwise.
 pub const DEFAULT_STRENGTH: f32 = 0.4;
+/// Pixels drawn in one piece: a few milliseconds.
+const PIECE: usize = 1 << 18;
 
 /// A heat map over the whole input of a network, row by row; its cells tile the input evenly.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,11 @@ pub(super) struct Upsampler<'a> {
     row: Vec<Option<f32>>,
 }
 
+/// Whether a piece of work on a photograph of this width ends before row `y`.
+pub(super) fn begins_piece(y: u32, width: u32) -> bool {
+    (y as usize).is_multiple_of((PIECE / width.max(1) as usize).max(1))
+}
+
 impl<'a> Upsampler<'a> {
     pub fn new(map: &'a HeatMap<'a>, placement: &'a Placement) -> Self {
         let width = placement.picture_size().0;
@@ -116,16 +123,19 @@ fn tap(input: f64, cells: usize, size: u32) -> Option<Tap> {
 /// keeps its own colour.
 ///
 /// `map` has values from 0 to 1 (others are clamped, NaN counts as 0); `strength` from 0 to 1.
+/// `between` is called before each piece of a few milliseconds.
 ///
 /// # Errors
-/// If the picture contradicts itself or is not the one that the placement was made for.
-pub fn overlay(
+/// If the picture contradicts itself or is not the one that the placement was made for, and those of
+/// `between`, which end the drawing.
+pub fn overlay<E: From<VisionError>>(
     picture: &Picture,
     map: &HeatMap,
     placement: &Placement,
     colors: ColorMap,
     strength: f32,
-) -> Result<Picture, VisionError> {
+    mut between: impl FnMut() -> Result<(), E>,
+) -> Result<Picture, E> {
     picture.check()?;
     if placement.picture_size() != (picture.width, picture.height) {
         let (width, height) = placement.picture_size();
@@ -134,7 +144,8 @@ pub fn overlay(
             height,
             expected: 3 * u64::from(width) * u64::from(height),
             actual: picture.pixels.len() as u64,
-        });
+        }
+        .into());
     }
     let strength = if strength > 0.0 { strength.min(1.0) } else { 0.0 }; // NaN counts as 0
     let palette = colors.palette();
@@ -142,6 +153,9 @@ pub fn overlay(
     let mut pixels = picture.pixels.clone();
     let stride = 3 * picture.width as usize;
     for (y, line) in (0..picture.height).zip(pixels.chunks_exact_mut(stride)) {
+        if begins_piece(y, picture.width) {
+            between()?;
+        }
         for (pixel, value) in line.chunks_exact_mut(3).zip(upsampler.row(y)) {
             let Some(value) = value else { continue };
             let color = palette[(value.clamp(0.0, 1.0) * 255.0).round() as usize];
@@ -159,6 +173,12 @@ pub fn overlay(
 mod tests {
     use super::*;
     use crate::vision::{Preprocessing, Preset, ResizePolicy, TensorLayout, preprocess};
+
+    /// Nobody else wants to work.
+    #[allow(clippy::unnecessary_wraps)] // as the drawing calls it
+    fn ready() -> Result<(), VisionError> {
+        Ok(())
+    }
 
     fn placement(picture: &Picture, resize: ResizePolicy) -> Placement {
         let preprocessing = Preprocessing { resize, ..Preprocessing::preset(Preset::Unit, 28) };
@@ -186,7 +206,7 @@ mod tests {
             let mut values = [0.0; 49];
             values[7 * 2 + 4] = 1.0;
             let map = HeatMap::new(7, 7, &values).unwrap();
-            let enlarged = placement.map_to_picture(&map);
+            let enlarged = placement.map_to_picture(&map, |value| value, ready).unwrap();
             let hottest =
                 (0..enlarged.len()).max_by(|a, b| enlarged[*a].total_cmp(&enlarged[*b])).unwrap();
             let (x, y) = placement.to_input((hottest % 640) as f64, (hottest / 640) as f64);
@@ -199,12 +219,44 @@ mod tests {
         let picture = Picture::new(300, 100, vec![50; 300 * 100 * 3]).unwrap();
         let placement = placement(&picture, ResizePolicy::Crop);
         let map = HeatMap::new(1, 1, &[1.0]).unwrap();
-        let enlarged = placement.map_to_picture(&map);
+        let enlarged = placement.map_to_picture(&map, |value| value, ready).unwrap();
         assert_eq!(enlarged[50 * 300 + 10], 0.0);
         assert_eq!(enlarged[50 * 300 + 150], 1.0);
-        let covered = overlay(&picture, &map, &placement, ColorMap::Grey, 0.4).unwrap();
+        let covered = overlay(&picture, &map, &placement, ColorMap::Grey, 0.4, ready).unwrap();
         assert_eq!(covered.row(50)[30..33], [50, 50, 50]);
         assert_eq!(covered.row(50)[450..453], [132, 132, 132]); // 0.6 * 50 + 0.4 * 255
+    }
+
+    #[test]
+    fn a_large_photograph_is_drawn_in_pieces_and_no_further_than_is_wanted() {
+        let picture = Picture::new(1024, 1024, vec![50; 1024 * 1024 * 3]).unwrap();
+        let placement = placement(&picture, ResizePolicy::Squash);
+        let map = HeatMap::new(1, 1, &[1.0]).unwrap();
+        let draw = |between: &mut dyn FnMut() -> Result<(), VisionError>| {
+            overlay(&picture, &map, &placement, ColorMap::Grey, 0.4, between).map(drop)
+        };
+        let enlarge = |between: &mut dyn FnMut() -> Result<(), VisionError>| {
+            placement.map_to_picture(&map, |value| value, between).map(drop)
+        };
+        type Work<'a> =
+            &'a dyn Fn(&mut dyn FnMut() -> Result<(), VisionError>) -> Result<(), VisionError>;
+        for work in [&draw as Work<'_>, &enlarge] {
+            let mut pieces = 0;
+            let mut count = || {
+                pieces += 1;
+                Ok(())
+            };
+            work(&mut count).unwrap();
+            assert_eq!(pieces, 4);
+            let mut pieces = 0;
+            let mut stop = || {
+                pieces += 1;
+                let enough = VisionError::Resize("enough".into());
+                if pieces == 2 { Err(enough) } else { Ok(()) }
+            };
+            assert!(work(&mut stop).is_err());
+            assert_eq!(pieces, 2);
+        }
     }
 
     #[test]
@@ -213,10 +265,10 @@ mod tests {
         let placement = placement(&picture, ResizePolicy::Squash);
         let values = [f32::NAN, f32::INFINITY, -5.0, 1e30];
         let map = HeatMap::new(2, 2, &values).unwrap();
-        overlay(&picture, &map, &placement, ColorMap::Jet, f32::NAN).unwrap();
+        overlay(&picture, &map, &placement, ColorMap::Jet, f32::NAN, ready).unwrap();
         assert!(HeatMap::new(0, 5, &[]).is_err());
         assert!(HeatMap::new(2, 2, &[0.0; 3]).is_err());
         let other = Picture::new(11, 10, vec![50; 330]).unwrap();
-        assert!(overlay(&other, &map, &placement, ColorMap::Jet, 0.4).is_err());
+        assert!(overlay(&other, &map, &placement, ColorMap::Jet, 0.4, ready).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! The affine map between the input square of a network and the photograph.
 
-use super::overlay::{HeatMap, Upsampler};
+use super::overlay::{HeatMap, Upsampler, begins_piece};
 
 /// A box in continuous coordinates: `x0 <= x1`, `y0 <= y1`, the far sides exclusive.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,15 +88,41 @@ impl Placement {
         self.box_to_picture(BoundingBox { x0: 0.0, y0: 0.0, x1: size, y1: size })
     }
 
-    /// A heat map over the input brought onto the photograph: one value a pixel, row by row,
-    /// bilinear between the centres of the map's cells, zero where the network saw nothing.
-    pub fn map_to_picture(&self, map: &HeatMap) -> Vec<f32> {
-        let mut upsampler = Upsampler::new(map, self);
-        let mut values = Vec::with_capacity(self.picture[0] as usize * self.picture[1] as usize);
-        for y in 0..self.picture[1] {
-            values.extend(upsampler.row(y).iter().map(|value| value.unwrap_or(0.0)));
+    /// The same for the photograph resampled to `width` x `height` pixels.
+    #[must_use]
+    pub fn resampled(&self, width: u32, height: u32) -> Self {
+        let [x, y] = [(width, 0), (height, 1)]
+            .map(|(side, axis)| f64::from(side) / f64::from(self.picture[axis].max(1)));
+        Self {
+            picture: [width, height],
+            size: self.size,
+            scale: [x * self.scale[0], y * self.scale[1]],
+            origin: [x * self.origin[0], y * self.origin[1]],
         }
-        values
+    }
+
+    /// A heat map over the input brought onto the photograph: what `convert` makes of one value a
+    /// pixel, row by row, bilinear between the centres of the map's cells, zero where the network saw
+    /// nothing. `between` is called before each piece of a few milliseconds.
+    ///
+    /// # Errors
+    /// Those of `between`, which end the work.
+    pub fn map_to_picture<T, E>(
+        &self,
+        map: &HeatMap,
+        convert: impl Fn(f32) -> T,
+        mut between: impl FnMut() -> Result<(), E>,
+    ) -> Result<Vec<T>, E> {
+        let mut upsampler = Upsampler::new(map, self);
+        let [width, height] = self.picture;
+        let mut values = Vec::with_capacity(width as usize * height as usize);
+        for y in 0..height {
+            if begins_piece(y, width) {
+                between()?;
+            }
+            values.extend(upsampler.row(y).iter().map(|value| convert(value.unwrap_or(0.0))));
+        }
+        Ok(values)
     }
 }
 
@@ -116,6 +142,18 @@ mod tests {
         for &policy in ResizePolicy::ALL {
             let (x, y) = placement(policy, 640, 480, 224).to_picture(112.0, 112.0);
             assert!((x - 320.0).abs() <= 1.0 && (y - 240.0).abs() <= 1.0, "{policy}: {x} {y}");
+        }
+    }
+
+    #[test]
+    fn the_placement_on_a_smaller_photograph_finds_the_same_places() {
+        for &policy in ResizePolicy::ALL {
+            let whole = placement(policy, 640, 480, 224);
+            let small = whole.resampled(320, 120);
+            assert_eq!(small.picture_size(), (320, 120));
+            let (x, y) = whole.to_picture(50.0, 100.0);
+            let found = small.to_picture(50.0, 100.0);
+            assert!((found.0 - x / 2.0).abs() < 1e-9 && (found.1 - y / 4.0).abs() < 1e-9);
         }
     }
 

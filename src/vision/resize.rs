@@ -1,5 +1,7 @@
 //! Where the input square lies on the photograph, and the resampling itself.
 
+use std::borrow::Cow;
+
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
@@ -125,6 +127,29 @@ impl Resampler {
     }
 }
 
+impl Picture {
+    /// The whole picture with no side longer than `longest` pixels; as it is where none is.
+    ///
+    /// # Errors
+    /// If the picture contradicts itself.
+    pub fn at_most(&self, longest: u32) -> Result<Cow<'_, Picture>, VisionError> {
+        self.check()?;
+        let longer = self.width.max(self.height);
+        if longer <= longest {
+            return Ok(Cow::Borrowed(self));
+        }
+        let share = f64::from(longest) / f64::from(longer);
+        let [width, height] =
+            [self.width, self.height].map(|side| ((f64::from(side) * share).round() as u32).max(1));
+        let geometry = Geometry {
+            source: [0.0, 0.0, f64::from(self.width), f64::from(self.height)],
+            target: Target { x: 0, y: 0, width, height },
+        };
+        let pixels = Resampler::default().resample(self, &geometry)?.to_vec();
+        Picture::new(width, height, pixels).map(Cow::Owned)
+    }
+}
+
 /// Resamples a window (left, top, width, height) of RGB pixels to all of `out`.
 fn pass(
     resizer: &mut Resizer,
@@ -162,6 +187,17 @@ mod tests {
     fn crop_of_a_photograph_already_at_size_has_whole_corners() {
         let geometry = Geometry::new(ResizePolicy::Crop, 256, 341, 224);
         assert_eq!(geometry.source, [16.0, 58.0, 224.0, 224.0]);
+    }
+
+    #[test]
+    fn a_picture_shrinks_to_its_longest_side_and_a_smaller_one_stays() {
+        let picture = Picture::new(400, 100, vec![7; 400 * 100 * 3]).unwrap();
+        let shrunk = picture.at_most(40).unwrap();
+        assert_eq!((shrunk.width, shrunk.height), (40, 10));
+        assert!(shrunk.pixels.iter().all(|value| *value == 7));
+        assert!(matches!(picture.at_most(400).unwrap(), Cow::Borrowed(_)));
+        let thin = Picture::new(1, 1000, vec![7; 3000]).unwrap();
+        assert_eq!(thin.at_most(10).unwrap().width, 1);
     }
 
     #[test]

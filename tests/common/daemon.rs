@@ -14,8 +14,8 @@ use graftd::base::digest::Digest;
 use graftd::client::Client;
 use graftd::engine::learning::Learning;
 use graftd::engine::{
-    BackboneKeeper, Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, PoolStatistics,
-    Priority, Snapshot, Ticket,
+    BackboneKeeper, Engine, EngineOptions, LiveBackbone, Origin, PoolOptions, Priority, Snapshot,
+    Ticket,
 };
 use graftd::graph::{Network, Options, Source};
 use graftd::rpc::{DrainHandle, Server, ServerOptions};
@@ -182,17 +182,23 @@ impl Daemon {
 
     /// Waits until `count` images wait for a worker.
     pub async fn queued(&self, count: usize) {
-        self.until(|now| now.queued == count).await;
+        self.until(|engine| engine.statistics().queued == count).await;
     }
 
     /// Waits until `count` workers are at work.
     pub async fn busy(&self, count: usize) {
-        self.until(|now| now.busy == count).await;
+        self.until(|engine| engine.statistics().busy == count).await;
     }
 
-    async fn until(&self, reached: impl Fn(PoolStatistics) -> bool) {
+    /// Images that the network of a backbone has run.
+    pub fn runs(&self, backbone: &str) -> u64 {
+        self.engine.snapshot().backbones[backbone].network.plan().runs()
+    }
+
+    /// Waits until it has come to that.
+    pub async fn until(&self, reached: impl Fn(&Engine) -> bool) {
         let reached = async {
-            while !reached(self.engine.statistics()) {
+            while !reached(&self.engine) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

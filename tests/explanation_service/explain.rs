@@ -1,7 +1,12 @@
 //! One picture, and pictures as they come.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
 use crate::common::daemon::{Daemon, photograph};
 use crate::common::onnx::{brightness, load, model, node, weights};
+use bytes::Bytes;
+use graftd::base::cancel::Cancel;
 use graftd::client::messages::explanation_service_client::ExplanationServiceClient;
 use graftd::client::messages::{
     Box, Evidence, ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest,
@@ -9,6 +14,8 @@ use graftd::client::messages::{
     explain_stream_response::Result as Outcome,
 };
 use graftd::client::{ErrorKind, Picture};
+use graftd::engine::{self, Beside, Drawing, Overlay, Snapshot, Subject, Target};
+use graftd::vision::{self, ColorMap, ImageFormat, Limits, decode};
 use tokio_stream::StreamExt;
 
 fn explain(options: ExplainOptions) -> ExplainRequest {
@@ -40,6 +47,39 @@ async fn a_photograph_is_explained_with_map_overlay_and_prediction() {
         assert_eq!(found.class.unwrap().index, answer.predictions[0].index);
         assert!(answer.timings.unwrap().explain_ms > 0.0);
     }
+}
+
+/// An explanation holds no photograph, so nobody behind the worker can draw on one.
+#[tokio::test]
+async fn a_worker_hands_out_the_drawings_themselves() {
+    let daemon = Daemon::start().await;
+    let jpeg = Overlay {
+        format: ImageFormat::Jpeg { quality: 90 },
+        colors: ColorMap::Jet,
+        strength: 0.4,
+        longest_side: None,
+    };
+    let drawn = async |drawing| {
+        let picture = vision::Picture::new(640, 480, vec![90; 640 * 480 * 3]).unwrap();
+        let (subject, target) = (Subject::Picture(Arc::new(picture)), Target::Default);
+        let options = engine::ExplainOptions { drawing, ..engine::ExplainOptions::default() };
+        let (beside, cancel) = (Beside::Predictions, Cancel::default());
+        let ticket = daemon.engine.explain(beside, &target, subject, options, cancel).unwrap();
+        ticket.await.unwrap().unwrap().drawn
+    };
+    let size = |file: Option<Bytes>| {
+        let picture = decode(&file.unwrap(), &Limits::default()).unwrap();
+        (picture.width, picture.height)
+    };
+    let both = drawn(Drawing { overlay: Some(jpeg), photograph_map: true }).await;
+    assert_eq!(size(both.overlay), (640, 480));
+    let map = both.photograph_map.unwrap();
+    assert_eq!((map.width, map.height, map.values.len()), (640, 480, 640 * 480));
+    let small = Overlay { longest_side: Some(64), ..jpeg };
+    let one = drawn(Drawing { overlay: Some(small), photograph_map: false }).await;
+    assert_eq!((size(one.overlay), one.photograph_map), ((64, 48), None));
+    let none = drawn(Drawing::default()).await;
+    assert!(none.overlay.is_none() && none.photograph_map.is_none());
 }
 
 #[tokio::test]
@@ -80,6 +120,74 @@ async fn predict_brings_the_same_map_in_the_same_call() {
     let together = client.predict(request).await.unwrap();
     assert_eq!(together.explanation.unwrap().raw, alone.explanation.unwrap().raw);
     assert_eq!(together.predictions.len(), 4);
+}
+
+#[tokio::test]
+async fn predict_with_a_map_runs_the_network_once() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let overlay = Some(OverlayOptions::default());
+    let by = |method: ExplainMethod| ExplainOptions { method: method.into(), ..Default::default() };
+    for options in [
+        ExplainOptions::default(),
+        by(ExplainMethod::LayerCam),
+        by(ExplainMethod::EigenCam),
+        ExplainOptions { overlay, photograph_map: true, ..ExplainOptions::default() },
+    ] {
+        let before = daemon.runs("logits");
+        let request = PredictRequest {
+            explain: Some(options.clone()),
+            ..PredictRequest::from(Picture::from_bytes(photograph()))
+        };
+        let answer = client.predict(request).await.unwrap();
+        assert!(answer.explanation.is_some() && !answer.predictions.is_empty());
+        assert_eq!(daemon.runs("logits") - before, 1, "{options:?}");
+    }
+    // Another layer needs a plan of its own, which gives the prediction too.
+    let before = daemon.runs("logits");
+    let options = ExplainOptions { layers: vec!["relu1".into()], ..ExplainOptions::default() };
+    let request = PredictRequest {
+        explain: Some(options),
+        ..PredictRequest::from(Picture::from_bytes(photograph()))
+    };
+    client.predict(request).await.unwrap();
+    assert_eq!(daemon.runs("logits") - before, 0);
+}
+
+#[tokio::test]
+async fn what_was_prepared_is_kept_once_for_the_same_layers_and_goes_with_its_backbone() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    daemon.put_on_device("other");
+    client.load_backbone("other").await.unwrap();
+    let at = async |layers: &[&str]| {
+        let layers = layers.iter().map(ToString::to_string).collect();
+        let options = ExplainOptions { layers, ..ExplainOptions::default() };
+        let request = ExplainRequest { backbone: "other".into(), ..explain(options) };
+        let found = client.explain(request).await.unwrap().explanation.unwrap();
+        (found.layers, daemon.engine.explainer_bytes())
+    };
+    let (layers, bytes) = at(&["relu1", "relu2"]).await;
+    assert_eq!(layers, ["relu1", "relu2"]);
+    assert!(bytes > 0);
+    for same in [&["relu2", "relu1"][..], &["relu1", "relu2", "relu1"]] {
+        assert_eq!(at(same).await, (layers.clone(), bytes), "{same:?}");
+    }
+    let (_, more) = at(&["relu1"]).await;
+    assert!(more > bytes);
+
+    // The same file in memory under another name needs it still.
+    client.unload_backbone("other").await.unwrap();
+    assert_eq!(daemon.engine.explainer_bytes(), more);
+    client.load_backbone("other").await.unwrap();
+    let forget = |snapshot: &mut Snapshot| {
+        snapshot.backbones.remove("logits");
+        Ok::<_, Infallible>(())
+    };
+    daemon.engine.registry().update(forget).unwrap();
+    assert_eq!(at(&["relu1"]).await.1, more);
+    client.unload_backbone("other").await.unwrap();
+    assert_eq!(daemon.engine.explainer_bytes(), 0);
 }
 
 #[tokio::test]

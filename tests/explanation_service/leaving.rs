@@ -2,8 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use graftd::client::messages::{ExplainMethod, ExplainOptions, ExplainRequest, PredictRequest};
+use graftd::client::messages::explanation_service_client::ExplanationServiceClient;
+use graftd::client::messages::{
+    ExplainMethod, ExplainOptions, ExplainRequest, ExplainStreamRequest, OverlayOptions,
+    PredictRequest,
+};
 use graftd::client::{Client, ErrorKind, Picture};
+use tokio_stream::StreamExt as _;
 use tract_onnx::pb::ModelProto;
 
 use crate::common::daemon::{Daemon, photograph};
@@ -81,6 +86,50 @@ async fn score_cam_stops_within_a_run_and_100_ms_when_its_caller_leaves() {
     leave(&daemon, daemon.client().await, &others).await;
 }
 
+/// Waits until Score-CAM, which begins after `before` runs, is in the middle of its channels.
+async fn in_the_middle(daemon: &Daemon, before: u64) {
+    daemon.until(|_| daemon.runs("wide") >= before + 3).await;
+}
+
+/// Waits until the only worker has let go of the explanation, which must not have run to its end.
+async fn let_go(daemon: &Daemon, before: u64) {
+    daemon.busy(0).await;
+    let runs = daemon.runs("wide") - before;
+    assert!(runs < CHANNELS as u64, "{runs} runs: all of Score-CAM");
+    assert_eq!(daemon.engine.statistics().queued, 0);
+}
+
+#[tokio::test]
+async fn score_cam_stops_when_the_caller_leaves_a_stream_of_explanations() {
+    let daemon = Daemon::start().await;
+    daemon.serve_too("wide", load(&wide()).unwrap());
+    let mut client = ExplanationServiceClient::new(daemon.channel().await);
+    let before = daemon.runs("wide");
+    let request = Some(request(ExplainMethod::ScoreCam));
+    let item = ExplainStreamRequest { correlation_id: "a".into(), request };
+    // The caller does not end the stream from its side: it is gone.
+    let items = tokio_stream::once(item).chain(tokio_stream::pending());
+    let answers = client.explain_stream(items).await.unwrap();
+    in_the_middle(&daemon, before).await;
+    drop(answers);
+    let_go(&daemon, before).await;
+}
+
+#[tokio::test]
+async fn score_cam_stops_when_the_caller_of_a_prediction_with_a_map_leaves() {
+    let daemon = Daemon::start().await;
+    daemon.serve_too("wide", load(&wide()).unwrap());
+    let client = daemon.client().await;
+    let before = daemon.runs("wide");
+    let ExplainRequest { image, backbone, options, .. } = request(ExplainMethod::ScoreCam);
+    let wanted = PredictRequest { image, backbone, explain: options, ..PredictRequest::default() };
+    let call = tokio::spawn(async move { client.predict(wanted).await });
+    in_the_middle(&daemon, before).await;
+    call.abort();
+    let_go(&daemon, before).await;
+    assert!(call.await.unwrap_err().is_cancelled());
+}
+
 #[tokio::test]
 async fn predictions_on_the_only_worker_are_answered_in_the_middle_of_score_cam() {
     let daemon = Daemon::start().await;
@@ -122,6 +171,15 @@ async fn only_a_map_in_closed_form_comes_with_the_priority_of_its_prediction() {
         (by(ExplainMethod::InputGradient), false),
         (by(ExplainMethod::AblationCam), false),
         (ExplainOptions { quality: true, ..ExplainOptions::default() }, false),
+        // A large photograph takes longer to draw than to classify.
+        (
+            ExplainOptions {
+                overlay: Some(OverlayOptions::default()),
+                ..ExplainOptions::default()
+            },
+            false,
+        ),
+        (ExplainOptions { photograph_map: true, ..ExplainOptions::default() }, false),
     ];
     // With the queue of predictions full, what counts as one is refused, and all else still waits.
     let _worker = daemon.occupy().await;

@@ -1,13 +1,17 @@
 //! Layers, forward runs that are shared, sanity.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use graftd::base::cancel::Cancel;
 use graftd::explain::{
-    Demand, Evidence, Explainer, Judge, Map, Method, Request, explain, quality, sanity,
+    Demand, Evidence, ExplainError, Explainer, Judge, Map, Method, Request, explain, quality,
+    sanity,
 };
 use graftd::vision::HeatMap;
 
+use crate::common::onnx::{load, model, node, weights};
 use crate::{OWN, common, head, named, run, small};
 
 /// A picture for the tiny networks.
@@ -130,15 +134,16 @@ fn a_map_changes_when_the_network_forgets_and_its_quality_is_measured() {
         found.unwrap()
     };
     let whole = cascade(None);
-    for stage in &whole.stages {
+    for stage in whole.stages() {
         println!("{:<40} {:.3}", stage.node, stage.correlation);
     }
-    assert!(whole.stages.len() >= 20, "one stage a layer of twenty");
-    assert!(whole.changed() && whole.at_the_end().abs() <= sanity::THRESHOLD);
+    assert!(whole.stages().len() >= 20, "one stage a layer of twenty");
+    assert_eq!(whole.changed(), Some(true));
+    assert!(whole.at_the_end().unwrap().abs() <= sanity::THRESHOLD);
     let few = cascade(Some(4));
-    assert_eq!(few.stages.len(), 4);
-    assert_eq!(few.stages[0], whole.stages[0], "the classifier alone comes first");
-    assert_eq!(few.stages[3].node, whole.stages.last().unwrap().node, "down to the picture");
+    assert_eq!(few.stages().len(), 4);
+    assert_eq!(few.stages()[0], whole.stages()[0], "the classifier alone comes first");
+    assert_eq!(few.stages()[3].node, whole.stages().last().unwrap().node, "down to the picture");
     let measured =
         quality::measure(&explainer, &network, &input, &OWN, &found, &cancel).unwrap().unwrap();
     println!("{} {} {}", measured.insertion, measured.deletion, measured.average_drop);
@@ -164,17 +169,106 @@ fn the_first_stage_of_the_cascade_shuffles_the_head_or_the_classifier_alone() {
             sanity::cascade(&network, &picture(), &judge, &found, &request, None, &cancel).unwrap()
         };
         let cascade = of(Method::GradCam);
-        let nodes: Vec<&str> = cascade.stages.iter().map(|stage| stage.node.as_str()).collect();
+        let nodes: Vec<&str> = cascade.stages().iter().map(|stage| stage.node.as_str()).collect();
         assert_eq!(nodes.len(), 3, "{nodes:?}");
         for (node, expected) in nodes.iter().zip([first].iter().chain(&layers)) {
             assert!(node.starts_with(expected), "{nodes:?}");
         }
-        assert!(cascade.stages[0].correlation < 0.999, "what judges has forgotten");
+        assert!(cascade.stages()[0].correlation < 0.999, "what judges has forgotten");
         // Eigen-CAM looks at no class: only the layers below can change it.
         let cascade = of(Method::EigenCam);
-        assert!(cascade.stages[0].correlation > 0.999);
-        assert!(cascade.stages[2].correlation < 0.999);
+        assert!(cascade.stages()[0].correlation > 0.999);
+        assert!(cascade.stages()[2].correlation < 0.999);
     }
+}
+
+#[test]
+fn a_map_of_one_height_gets_no_verdict_of_sanity() {
+    let network = small("tiny/logits.onnx");
+    let explainer = Explainer::new(&network, &[], Demand::LayerGradient, false).unwrap();
+    let of = |class: &str| {
+        let request = Request { class: class.parse().unwrap(), ..Request::default() };
+        let cancel = Cancel::default();
+        let input = picture();
+        let found = explain(&explainer, &network, &input, None, &OWN, &request, &cancel).unwrap();
+        sanity::cascade(&network, &input, &OWN, &found, &request, None, &cancel).unwrap()
+    };
+    let cascade = of("1-1");
+    assert_eq!(cascade, sanity::Cascade::Flat);
+    assert_eq!((cascade.at_the_end(), cascade.changed()), (None, None));
+    assert!(of("1").changed().is_some());
+}
+
+#[test]
+fn work_gives_way_between_the_forward_run_and_the_derivatives() {
+    let network = small("tiny/logits.onnx");
+    for method in [Method::GradCam, Method::InputGradient] {
+        let explainer = Explainer::new(&network, &[], Demand::of(method), false).unwrap();
+        let before = network.plan().runs();
+        let (flag, places) = (Cancel::default(), Arc::new(AtomicUsize::new(0)));
+        let (raised, counted) = (flag.clone(), Arc::clone(&places));
+        let cancel = flag.giving_way(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            raised.cancel();
+            true
+        });
+        let request = Request { method, ..Request::default() };
+        let found = explain(&explainer, &network, &picture(), None, &OWN, &request, &cancel);
+        assert!(matches!(found, Err(ExplainError::Cancelled(_))), "{method}: {found:?}");
+        assert_eq!(places.load(Ordering::Relaxed), 1, "{method}");
+        let runs = network.plan().runs() - before;
+        assert_eq!(runs, u64::from(explainer.shares_network_plan()), "{method}: it had begun");
+    }
+}
+
+#[test]
+fn layers_are_explained_in_the_order_of_the_computation_however_they_are_named() {
+    let network = small("tiny/logits.onnx");
+    let of = |layers: &[&str]| {
+        let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+        Explainer::chosen_layers(&network, &layers, Demand::LayerGradient, false).unwrap()
+    };
+    assert_eq!(of(&["relu2", "relu1", "relu2"]), ["relu1", "relu2"]);
+    assert_eq!(of(&[]), of(&["relu2"]), "the default is the last one");
+}
+
+#[test]
+fn an_explainer_is_charged_for_the_packed_weights_of_its_plans_and_for_those_of_its_sweep() {
+    // A kernel of 64 x 64 numbers, which tract packs, behind the layer and one before it.
+    let nodes = vec![
+        node("Conv", &["image", "first"], "early"),
+        node("Relu", &["early"], "layer"),
+        node("Conv", &["layer", "second"], "late"),
+        node("Relu", &["late"], "map"),
+        node("GlobalAveragePool", &["map"], "pooled"),
+        node("Flatten", &["pooled"], "flat"),
+        node("Gemm", &["flat", "matrix"], "logits"),
+    ];
+    let kernels = vec![
+        weights("first", &[64, 3, 4, 4]),
+        weights("second", &[64, 64, 1, 1]),
+        weights("matrix", &[64, 100]),
+    ];
+    let bytes_of = |name: &str| {
+        let found = kernels.iter().find(|kernel| kernel.name == name).unwrap();
+        found.float_data.len() * size_of::<f32>()
+    };
+    let [first, second, matrix] = ["first", "second", "matrix"].map(bytes_of);
+    let network = load(&model(&[1, 3, 16, 16], nodes, kernels.clone())).unwrap();
+    let charged = |layer: &str, demand| {
+        let explainer = Explainer::new(&network, &[layer.into()], demand, false).unwrap();
+        explainer.constant_bytes()
+    };
+    let holds = |charged: usize, held: usize| {
+        assert!((held..2 * held).contains(&charged), "{charged} bytes charged, {held} held");
+    };
+    holds(charged("layer", Demand::Values), first + second + matrix);
+    // The sweep reads what lies behind the layer once more, as it is.
+    holds(charged("layer", Demand::LayerGradient), first + 2 * (second + matrix));
+    holds(charged("layer", Demand::Tail), first + 2 * (second + matrix));
+    // The network's own plan and the closed form: from the logits to the mean only.
+    holds(charged("map", Demand::LayerGradient), matrix);
+    assert_eq!(charged("map", Demand::Values), 0);
 }
 
 #[test]
@@ -183,12 +277,12 @@ fn a_prediction_can_be_explained_without_a_second_forward_run() {
     let (model, network) = named(&assets, "mobilenet-v2");
     let input = common::reference_inputs(&assets, &model).remove(0);
     let explainer = Explainer::new(&network, &[], Demand::LayerGradient, false).unwrap();
-    let outputs = network.plan().run(&input).unwrap();
     let request = Request::default();
     let cancel = Cancel::default();
-    let forward = explainer.adopt(&outputs);
-    assert!(forward.is_some());
+    let before = network.plan().runs();
+    let forward = Some(explainer.forward(&network, &input).unwrap());
     let short = explain(&explainer, &network, &input, forward, &OWN, &request, &cancel).unwrap();
+    assert_eq!(network.plan().runs() - before, 1);
     let whole = explain(&explainer, &network, &input, None, &OWN, &request, &cancel).unwrap();
     assert_eq!(short.map, whole.map);
 

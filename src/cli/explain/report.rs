@@ -66,7 +66,7 @@ impl Shown<'_> {
         }
         if let Some(cascade) = &self.cascade {
             let stage = |stage: &sanity::Stage| json!({ "node": stage.node, "rank_correlation": stage.correlation });
-            object["sanity"] = cascade.stages.iter().map(stage).collect();
+            object["sanity"] = cascade.stages().iter().map(stage).collect();
             object["sanity_verdict"] = json!({
                 "changed": cascade.changed(),
                 "rank_correlation": cascade.at_the_end(),
@@ -93,19 +93,23 @@ impl Shown<'_> {
             ));
         }
         if let Some(cascade) = &self.cascade {
-            for stage in &cascade.stages {
+            for stage in cascade.stages() {
                 print::line(format_args!(
                     "  shuffled down to {}: rank correlation {:.3}",
                     stage.node, stage.correlation
                 ));
             }
-            print::line(format_args!(
-                "  the map {}: rank correlation {:.3} with all shuffled, at most {:.2} either way \
-                 counts as changed",
-                if cascade.changed() { "changed" } else { "did not change enough" },
-                cascade.at_the_end(),
-                sanity::THRESHOLD
-            ));
+            match cascade.at_the_end().zip(cascade.changed()) {
+                Some((correlation, changed)) => print::line(format_args!(
+                    "  the map {}: rank correlation {correlation:.3} with all shuffled, at most {:.2} \
+                     either way counts as changed",
+                    if changed { "changed" } else { "did not change enough" },
+                    sanity::THRESHOLD
+                )),
+                None => print::line(format_args!(
+                    "  no verdict: the map is the same everywhere, so it has no ranks that could change"
+                )),
+            }
         }
     }
 

@@ -6,42 +6,19 @@ use std::time::Instant;
 use super::answer::{self, novelty};
 use super::field::{FieldError, Within, check_length, ranged};
 use super::head;
-use crate::engine::EngineError;
-use crate::engine::{ExplainOptions, Explained};
+use crate::engine::{Drawing, ExplainOptions, Explained, Overlay};
 use crate::explain::{Evidence, Explanation, Method, Request, Scaling, ScoreKind, SmoothGrad};
 use crate::proto::graft::{
     self, Box as ProtoBox, ExplainMethod, ExplainResponse, ExplainedClass, ExplanationQuality,
     MapScaling, OverlayFormat, PhotographMap, Point, Prediction,
 };
-use crate::rpc::error::RpcError;
-use crate::vision::{
-    BoundingBox, ColorMap, DEFAULT_STRENGTH, HeatMap, ImageFormat, VisionError, encode, overlay,
-};
+use crate::vision::{BoundingBox, ColorMap, DEFAULT_STRENGTH, ImageFormat};
 
 const MAXIMUM_LAYERS: usize = 16;
 const MAXIMUM_BOXES: usize = 100;
 const MAXIMUM_CLASS: usize = 500;
 
-/// What is explained, and what of it is wanted back.
-#[derive(Debug, Default)]
-pub struct Explain {
-    /// For the engine.
-    pub options: ExplainOptions,
-    /// How the photograph with the map is wanted, if it is.
-    pub overlay: Option<Overlay>,
-    /// Whether the map at the photograph's size is wanted.
-    pub photograph_map: bool,
-}
-
-/// How a map is laid over its photograph.
-#[derive(Clone, Copy, Debug)]
-pub struct Overlay {
-    format: ImageFormat,
-    colors: ColorMap,
-    strength: f32,
-}
-
-impl TryFrom<graft::ExplainOptions> for Explain {
+impl TryFrom<graft::ExplainOptions> for ExplainOptions {
     type Error = FieldError;
 
     fn try_from(options: graft::ExplainOptions) -> Result<Self, FieldError> {
@@ -89,16 +66,12 @@ impl TryFrom<graft::ExplainOptions> for Explain {
             box_threshold: share("box_threshold", options.box_threshold, defaults.box_threshold)?,
         };
         let overlay = options.overlay.map(Overlay::try_from).transpose();
-        Ok(Self {
+        let drawing = Drawing {
             overlay: overlay.map_err(|error| error.within("overlay"))?,
             photograph_map: options.photograph_map,
-            options: ExplainOptions {
-                request,
-                layers: options.layers,
-                quality: options.quality,
-                boxes,
-            },
-        })
+        };
+        let (layers, quality) = (options.layers, options.quality);
+        Ok(Self { request, layers, quality, boxes, drawing })
     }
 }
 
@@ -128,7 +101,7 @@ impl TryFrom<graft::OverlayOptions> for Overlay {
             graft::ColorMap::Grey => ColorMap::Grey,
         };
         let strength = ranged("strength", options.strength, 0.0..=1.0, DEFAULT_STRENGTH)?;
-        Ok(Self { format, colors, strength })
+        Ok(Self { format, colors, strength, longest_side: None })
     }
 }
 
@@ -198,37 +171,28 @@ pub fn boxes_of_samples(
 }
 
 /// The answer to an explain request.
-///
-/// # Errors
-/// Where the overlay cannot be drawn.
 pub fn explain_response(
     explained: &Explained,
-    wanted: &Explain,
+    wanted: &ExplainOptions,
     top_k: usize,
     arrived: Instant,
-) -> Result<ExplainResponse, RpcError> {
+) -> ExplainResponse {
     let answer = &explained.answer;
     let mut timings = answer::timings(&answer.timings, arrived);
     timings.explain_ms = explained.elapsed.as_secs_f64() * 1e3;
-    Ok(ExplainResponse {
+    ExplainResponse {
         backbone: answer.by.backbone.name.to_string(),
         head: answer.by.head.as_deref().map(head::answering),
-        explanation: Some(explanation(explained, wanted)?),
+        explanation: Some(explanation(explained, wanted)),
         predictions: answer.top(top_k).into_iter().map(Prediction::from).collect(),
         novelty: novelty(answer),
         timings: Some(timings),
-    })
+    }
 }
 
 /// Where the network looked.
-///
-/// # Errors
-/// Where the overlay cannot be drawn.
-pub fn explanation(
-    explained: &Explained,
-    wanted: &Explain,
-) -> Result<graft::Explanation, RpcError> {
-    let Explained { answer, explanation, labels, placement, .. } = explained;
+pub fn explanation(explained: &Explained, wanted: &ExplainOptions) -> graft::Explanation {
+    let Explained { answer, explanation, labels, placement, drawn, .. } = explained;
     let Explanation { method, layers, score, map, region, .. } = explanation;
     let class = |index: usize, label: &str| ExplainedClass {
         index: index as u32,
@@ -237,8 +201,12 @@ pub fn explanation(
         probability: answer.probabilities[index],
     };
     let against = score.against.map(|index| class(index, labels.1.as_deref().unwrap_or("")));
-    let heat = HeatMap::new(map.height, map.width, &map.values).map_err(EngineError::from)?;
-    Ok(graft::Explanation {
+    let photograph_map = drawn.photograph_map.as_ref().map(|map| PhotographMap {
+        height: map.height,
+        width: map.width,
+        values: map.values.clone(),
+    });
+    graft::Explanation {
         method: ExplainMethod::from(*method).into(),
         score_kind: match score.kind {
             ScoreKind::Logit => graft::ScoreKind::Logit,
@@ -262,17 +230,17 @@ pub fn explanation(
             Point { x: x as f32, y: y as f32 }
         }),
         box_energy: region.map_or(0.0, |region| region.energy),
-        photograph_map: wanted.photograph_map.then(|| photograph_map(explained, &heat)),
-        overlay: draw(explained, wanted).map_err(EngineError::from)?.into(),
+        photograph_map,
+        overlay: drawn.overlay.clone().unwrap_or_default(),
         quality: quality(explained, wanted),
-    })
+    }
 }
 
 /// Present where it was asked for or boxes were given.
-fn quality(explained: &Explained, wanted: &Explain) -> Option<ExplanationQuality> {
+fn quality(explained: &Explained, wanted: &ExplainOptions) -> Option<ExplanationQuality> {
     let Explained { quality, pointing, .. } = explained;
     let curves = quality.as_ref();
-    (wanted.options.quality || pointing.is_some()).then(|| ExplanationQuality {
+    (wanted.quality || pointing.is_some()).then(|| ExplanationQuality {
         insertion: curves.map(|quality| quality.insertion),
         deletion: curves.map(|quality| quality.deletion),
         average_drop: curves.map(|quality| quality.average_drop),
@@ -281,42 +249,19 @@ fn quality(explained: &Explained, wanted: &Explain) -> Option<ExplanationQuality
     })
 }
 
-fn photograph_map(explained: &Explained, heat: &HeatMap<'_>) -> PhotographMap {
-    let signed = explained.explanation.map.evidence == Evidence::Signed;
-    let byte = |value: f32| {
-        let share = if signed { f32::midpoint(value, 1.0) } else { value };
-        (share.clamp(0.0, 1.0) * 255.0).round() as u8
-    };
-    let (width, height) = explained.placement.picture_size();
-    let values = explained.placement.map_to_picture(heat).into_iter().map(byte).collect();
-    PhotographMap { height, width, values }
-}
-
-fn draw(explained: &Explained, wanted: &Explain) -> Result<Vec<u8>, VisionError> {
-    let (Some(Overlay { format, colors, strength }), Some(picture)) =
-        (wanted.overlay, &explained.picture)
-    else {
-        return Ok(Vec::new());
-    };
-    let map = &explained.explanation.map;
-    let values = map.drawn();
-    let heat = HeatMap::new(map.height, map.width, &values)?;
-    encode(&overlay(picture, &heat, &explained.placement, colors, strength)?, format)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn converted(options: graft::ExplainOptions) -> Result<Explain, FieldError> {
+    fn converted(options: graft::ExplainOptions) -> Result<ExplainOptions, FieldError> {
         options.try_into()
     }
 
     #[test]
     fn an_empty_message_asks_for_grad_cam_of_the_most_probable_class() {
         let wanted = converted(graft::ExplainOptions::default()).unwrap();
-        assert_eq!(wanted.options.request, Request::default());
-        assert!(wanted.options.layers.is_empty() && wanted.overlay.is_none());
+        assert_eq!(wanted.request, Request::default());
+        assert!(wanted.layers.is_empty() && wanted.drawing.is_empty());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::proto::graft::audit_dataset_response::Part;
 use crate::proto::graft::{
     AuditDatasetRequest, AuditDatasetResponse, AuditProgress, ClassAudit, Failure,
 };
-use crate::rpc::convert::explanation::{Explain, boxes_of_samples};
+use crate::rpc::convert::explanation::boxes_of_samples;
 use crate::rpc::convert::field::{FieldError, Within, ranged};
 use crate::rpc::convert::{sample, target};
 use crate::rpc::error::RpcError;
@@ -74,13 +74,13 @@ impl Audit {
         if let Some((field, _, problem)) = senseless.into_iter().find(|(_, set, _)| *set) {
             return Err(FieldError::new(field, problem).within("options"));
         }
-        let wanted: Explain = options.try_into().within("options")?;
+        let options: ExplainOptions = options.try_into().within("options")?;
         let per_class = ranged("samples_per_class", request.samples_per_class, 1..=10_000, 100)?;
         Ok(Self {
             shared,
             dataset: sample::name("dataset", &request.dataset)?,
             target: target::target(&request.head, &request.backbone)?,
-            options: wanted.options,
+            options,
             samples_per_class: per_class as usize,
             boxes: boxes_of_samples(&request.true_boxes)?,
             deadline,
@@ -130,8 +130,10 @@ impl Audit {
                 }
             }
         }
+        // Up to ten thousand maps a class.
+        let findings = blocking(move || Ok(findings.finish())).await?;
         let mut found: BTreeMap<String, Finding> =
-            findings.finish().into_iter().map(|finding| (finding.class.clone(), finding)).collect();
+            findings.into_iter().map(|finding| (finding.class.clone(), finding)).collect();
         for label in classes.into_keys() {
             let failures = failures.remove(&label).unwrap_or_default();
             let class = class_audit(label.clone(), found.remove(&label), failures);

@@ -8,14 +8,14 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Shared;
 use super::audit::Audit;
 use crate::base::cancel::Cancel;
-use crate::engine::Beside;
+use crate::engine::{Beside, ExplainOptions};
 use crate::proto::graft::explain_stream_response::Result as Outcome;
 use crate::proto::graft::explanation_service_server::ExplanationService;
 use crate::proto::graft::{
     AuditDatasetRequest, AuditDatasetResponse, ExplainRequest, ExplainResponse,
     ExplainStreamRequest, ExplainStreamResponse,
 };
-use crate::rpc::convert::explanation::{Explain, explain_response};
+use crate::rpc::convert::explanation::explain_response;
 use crate::rpc::convert::field::{Required, Within, check_length};
 use crate::rpc::convert::{image, request, target};
 use crate::rpc::deadline;
@@ -45,16 +45,17 @@ impl Explanations {
         let arrived = Instant::now();
         let target = target::target(&request.head, &request.backbone)?;
         let top_k = request::top_k(request.top_k)?;
-        let wanted: Explain = request.options.unwrap_or_default().try_into().within("options")?;
+        let wanted: ExplainOptions =
+            request.options.unwrap_or_default().try_into().within("options")?;
         let subject = image::subject(request.image)?;
         let cancel = Cancel::with_deadline(deadline);
         let engine = &self.shared.engine;
-        let options = wanted.options.clone();
+        let options = wanted.clone();
         let ticket = engine.explain(Beside::Predictions, &target, subject, options, cancel)?;
         let explained = ticket.await??;
         let answer = &explained.answer;
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
-        explain_response(&explained, &wanted, top_k, arrived)
+        Ok(explain_response(&explained, &wanted, top_k, arrived))
     }
 
     /// Answers one item of a stream; whatever goes wrong is that item's own failure.

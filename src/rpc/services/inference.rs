@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use crate::base::cancel::Cancel;
-use crate::engine::{Beside, Priority};
+use crate::engine::{Beside, ExplainOptions, Priority};
 use crate::proto::graft::inference_service_server::InferenceService;
 use crate::proto::graft::predict_stream_response::Result as Outcome;
 use crate::proto::graft::{
@@ -15,7 +15,7 @@ use crate::proto::graft::{
     PredictStreamResponse, StreamPolicy,
 };
 use crate::rpc::convert::answer::{embed_response, predict_response};
-use crate::rpc::convert::explanation::{self, Explain};
+use crate::rpc::convert::explanation;
 use crate::rpc::convert::field::{Required, Within, check_length};
 use crate::rpc::convert::request::{Embed, Predict};
 use crate::rpc::deadline;
@@ -62,11 +62,11 @@ impl Inference {
         deadline: Option<Instant>,
         arrived: Instant,
     ) -> Result<PredictResponse, RpcError> {
-        let wanted: Explain =
+        let wanted: ExplainOptions =
             request.explain.take().unwrap_or_default().try_into().within("explain")?;
         let Predict { subject, target, top_k } = request.try_into()?;
         let cancel = Cancel::with_deadline(deadline);
-        let options = wanted.options.clone();
+        let options = wanted.clone();
         let (engine, beside) = (&self.shared.engine, Beside::OwnPrediction);
         let explain =
             async { engine.explain(beside, &target, subject.clone(), options, cancel)?.await? };
@@ -76,7 +76,7 @@ impl Inference {
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
         self.shared.learning.capture(answer, &subject);
         let mut response = predict_response(answer, top_k, arrived);
-        response.explanation = Some(explanation::explanation(&explained, &wanted)?);
+        response.explanation = Some(explanation::explanation(&explained, &wanted));
         if let Some(timings) = &mut response.timings {
             timings.explain_ms = explained.elapsed.as_secs_f64() * 1e3;
         }
