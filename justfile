@@ -65,6 +65,10 @@ learn *flags: release
     cargo build --release --example softmax_regression
     {{ python }} tests/reference/train_compare.py --graftd target/release/graftd {{ flags }}
 
+# Heads of every kind, exported with their backbone, in onnxruntime beside graftd's own answers.
+heads:
+    {{ python }} tests/reference/head_export.py
+
 # Predictions beside a training, and how soon a stored sample is live in a head that follows.
 learning:
     cargo test --release --test learning_performance -- --ignored --nocapture

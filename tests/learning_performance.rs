@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use graftd::client::messages::{
-    DatasetSettings, EmbedRequest, HeadKind, NewSample, PredictRequest, Promotion, PromotionPolicy,
-    Retention, StartTrainingRequest, StreamSamplesRequest, TrainingOptions, new_sample,
+    DatasetSettings, EmbedRequest, HeadKind, JobState, NewSample, PredictRequest, Promotion,
+    PromotionPolicy, Retention, StartTrainingRequest, StreamSamplesRequest, TrainingOptions,
+    new_sample,
 };
 use graftd::client::{Client, Picture};
 use graftd::train::StreamingLda;
@@ -188,6 +189,46 @@ async fn predictions_beside_a_training_and_the_way_of_a_sample_into_the_live_hea
         times.quantile(1.0),
         times.0.len(),
     );
+}
+
+/// Cancels a training as soon as it is known to be in a phase; how long it then takes to end. `None`
+/// where it ended first.
+async fn cancelled_in(client: &Client, kind: HeadKind, phase: &str) -> Option<Duration> {
+    let job = client.start_training(training(kind, 1, false)).await.unwrap().unwrap();
+    let mut news = client.watch_job(&job.id).await.unwrap();
+    let (mut told, mut ended) = (None, None);
+    while let Some(job) = news.next().await {
+        let job = job.unwrap();
+        if told.is_none() && job.phase == phase {
+            told = Some(Instant::now());
+            client.cancel_job(&job.id).await.unwrap();
+        }
+        ended = Some(job.state());
+    }
+    told.filter(|_| ended == Some(JobState::Cancelled)).map(|told| told.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "a measurement"]
+async fn a_training_that_is_cancelled_in_each_of_its_phases() {
+    let Some(assets) = common::assets() else { return };
+    let daemon = Daemon::with_mobilenet_v2(&assets);
+    let client = Client::connect(&daemon.address).await.unwrap();
+    let classes = photographs(&assets);
+    let taught = classes
+        .iter()
+        .flat_map(|(label, files)| files.iter().take(TAUGHT).map(|file| sample(label, file)));
+    push(&client, taught.collect()).await;
+    let mut largest = Duration::ZERO;
+    for phase in ["selecting", "fitting", "novelty", "learning curve", "judging"] {
+        let mut times = Vec::new();
+        for kind in [HeadKind::Unspecified, HeadKind::Softmax, HeadKind::Mlp] {
+            times.extend(cancelled_in(&client, kind, phase).await);
+        }
+        largest = times.iter().copied().fold(largest, Duration::max);
+        println!("cancelled while {phase}, ended after: {times:.1?}");
+    }
+    println!("the longest from telling a training to stop to its end: {largest:.1?}");
 }
 
 /// Embeds every picture once; how many a second.

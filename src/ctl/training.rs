@@ -56,6 +56,9 @@ pub struct Train {
     /// Go on learning each new sample of the dataset as it comes; only with `--kind slda`.
     #[arg(long)]
     follow: bool,
+    /// Do not measure whether more samples would help, which takes about as long as the fit itself.
+    #[arg(long)]
+    no_learning_curve: bool,
     /// When the new version goes live.
     #[arg(long, value_enum, default_value_t = Promote::IfBetter)]
     promote: Promote,
@@ -171,6 +174,7 @@ impl Train {
             false_alarm_rate: Some(self.false_alarms),
             follow_dataset: self.follow,
             novelty: NoveltyMethod::from(self.novelty).into(),
+            learning_curve: self.no_learning_curve.then_some(false),
             ..TrainingOptions::default()
         };
         let policy = PromotionPolicy::from(self.promote).into();

@@ -15,7 +15,8 @@ pub struct Provenance {
     pub embeddings: String,
     /// Name of the dataset, or of the folder.
     pub dataset: String,
-    /// Identifies the samples trained on: SHA-256 over their sorted ids and labels, in hex.
+    /// Identifies the samples trained on: SHA-256 over their ids and labels (on a device also
+    /// their contents), in hex; of a version that follows a large dataset `samples=COUNT newest=KEY`.
     pub dataset_snapshot: String,
     /// Number of samples trained on.
     pub samples: u64,

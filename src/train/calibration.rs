@@ -1,6 +1,7 @@
 //! Making probabilities mean what they say (Guo et al. 2017, "On calibration of modern neural
 //! networks"): one temperature, fitted on held-out samples.
 
+use crate::base::cancel::{Cancel, Cancelled};
 use crate::heads::{log_sum_exp, softmax};
 
 /// Bins of confidence in the calibration error.
@@ -9,39 +10,57 @@ const BINS: usize = 15;
 const RANGE: (f64, f64) = (0.01, 100.0);
 
 /// Mean cross-entropy of `logits / temperature` (rows of `classes`).
-pub fn log_loss(logits: &[f32], labels: &[u32], classes: usize, temperature: f32) -> f64 {
+///
+/// # Errors
+/// Cancelled, within one row.
+pub fn log_loss(
+    logits: &[f32],
+    labels: &[u32],
+    classes: usize,
+    temperature: f32,
+    cancel: &Cancel,
+) -> Result<f64, Cancelled> {
     let mut scaled = vec![0.0_f32; classes];
     let mut loss = 0.0;
     for (row, &label) in logits.chunks_exact(classes).zip(labels) {
+        cancel.check()?;
         scaled.iter_mut().zip(row).for_each(|(s, v)| *s = v / temperature);
         loss += f64::from(log_sum_exp(&scaled) - scaled[label as usize]);
     }
-    loss / labels.len().max(1) as f64
+    Ok(loss / labels.len().max(1) as f64)
 }
 
 /// The temperature with the least cross-entropy, by golden-section search of its logarithm (the loss
 /// is convex in 1/T, so there is one minimum). 1 for no samples.
-pub fn fit_temperature(logits: &[f32], labels: &[u32], classes: usize) -> f32 {
+///
+/// # Errors
+/// Cancelled, within one row.
+pub fn fit_temperature(
+    logits: &[f32],
+    labels: &[u32],
+    classes: usize,
+    cancel: &Cancel,
+) -> Result<f32, Cancelled> {
     if labels.is_empty() {
-        return 1.0;
+        return Ok(1.0);
     }
-    let loss = |log: f64| log_loss(logits, labels, classes, log.exp() as f32);
+    let loss = |log: f64| log_loss(logits, labels, classes, log.exp() as f32, cancel);
     let golden = (5.0_f64.sqrt() - 1.0) / 2.0;
     let (mut low, mut high) = (RANGE.0.ln(), RANGE.1.ln());
     let (mut a, mut b) = (high - golden * (high - low), low + golden * (high - low));
-    let (mut loss_a, mut loss_b) = (loss(a), loss(b));
+    let (mut loss_a, mut loss_b) = (loss(a)?, loss(b)?);
     while high - low > 1e-4 {
         if loss_a <= loss_b {
             (high, b, loss_b) = (b, a, loss_a);
             a = high - golden * (high - low);
-            loss_a = loss(a);
+            loss_a = loss(a)?;
         } else {
             (low, a, loss_a) = (a, b, loss_b);
             b = low + golden * (high - low);
-            loss_b = loss(b);
+            loss_b = loss(b)?;
         }
     }
-    f64::midpoint(low, high).exp() as f32
+    Ok(f64::midpoint(low, high).exp() as f32)
 }
 
 /// Expected calibration error, 0 to 1: the mean distance between confidence and accuracy over 15
@@ -98,9 +117,16 @@ mod tests {
         // difference of ln 3, so the temperature is 20 / ln 3.
         let logits = [20.0, 0.0].repeat(4);
         let labels = [0, 0, 0, 1];
-        let temperature = fit_temperature(&logits, &labels, 2);
+        let temperature = fit_temperature(&logits, &labels, 2, &Cancel::default()).unwrap();
         assert!((temperature - 20.0 / 3.0_f32.ln()).abs() < 0.01, "{temperature}");
         assert!(calibration_error(&logits, &labels, 2, 1.0) > 0.24);
         assert!(calibration_error(&logits, &labels, 2, temperature) < 1e-3);
+    }
+
+    #[test]
+    fn a_raised_flag_ends_the_search_for_a_temperature() {
+        let cancel = Cancel::default();
+        cancel.cancel();
+        assert!(fit_temperature(&[1.0, 0.0], &[0], 2, &cancel).is_err());
     }
 }

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::fit::{Options, Progress, fit};
+use super::fit::{Options, fit};
+use super::progress::{Listener, Progress};
 use super::report::Tally;
 use super::rows::Subset;
 use super::{Report, Samples, TrainError, calibration::top, folds};
@@ -40,7 +41,7 @@ pub fn cross_validate(
     assigned: &[usize],
     options: &Options,
     cancel: &Cancel,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut Listener<'_>,
 ) -> Result<CrossValidation, TrainError> {
     samples.check(cancel)?;
     let count = assigned.iter().max().map_or(0, |fold| fold + 1);

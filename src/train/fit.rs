@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::calibration::{fit_temperature, log_loss, top};
 use super::lbfgs::Stop;
+use super::learning_curve;
+use super::progress::{Listener, Meter, Phase};
 use super::recipe::{self, Features, Recipe, candidates};
 use super::rows::Subset;
 use super::{Report, Samples, TrainError, folds, novelty, samples::balanced_weights};
@@ -19,6 +21,8 @@ const SELECTION_SAMPLES: usize = 4000;
 const KEPT_SCORES: usize = 1_000_000;
 /// In cross-validation a rough optimum will do.
 const ROUGH: Stop = Stop { gradient: 1e-6, decrease: 1e-5, iterations: 300 };
+/// A fit to convergence is about so many rough ones.
+const TO_CONVERGENCE: f64 = 3.0;
 
 /// How novelty is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,30 +80,6 @@ impl Default for Options {
     }
 }
 
-/// What a training is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Cross-validating recipes.
-    Selecting,
-    /// Fitting the chosen recipe on all samples.
-    Fitting,
-    /// Fitting the novelty model.
-    Novelty,
-}
-
-/// News of a training under way.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Progress {
-    /// What is being done.
-    pub phase: Phase,
-    /// Share of the whole that is done, 0 to 1.
-    pub done: f32,
-    /// Training objective, while fitting.
-    pub loss: Option<f64>,
-    /// Accuracy on held-out folds of the best recipe so far.
-    pub held_out_accuracy: Option<f64>,
-}
-
 /// One recipe's cross-validated scores.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trial {
@@ -128,6 +108,54 @@ pub struct Trained {
     pub folds: Vec<f64>,
 }
 
+/// How much work a training is likely to be, in samples times rough fits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Work {
+    /// Choosing a recipe by cross-validation.
+    pub selection: f64,
+    /// Fitting it on all samples.
+    pub fitting: f64,
+    /// The novelty model.
+    pub novelty: f64,
+    /// The learning curve.
+    pub curve: f64,
+}
+
+impl Work {
+    /// That of [`fit`] and [`super::learning_curve()`].
+    pub fn of(samples: &Samples<'_>, options: &Options) -> Self {
+        Self::of_recipes(samples.len(), &recipes_for(samples, options), options)
+    }
+
+    /// That of a head whose classes do not exclude each other.
+    pub fn of_sets(samples: usize, options: &Options) -> Self {
+        let all = TO_CONVERGENCE * samples as f64;
+        let selection = all * (options.folds as f64 - 1.0);
+        let curve = TO_CONVERGENCE * learning_curve::work(samples, options.folds);
+        Self { selection, fitting: all, novelty: 0.0, curve }
+    }
+
+    fn of_recipes(samples: usize, recipes: &[Recipe], options: &Options) -> Self {
+        let others = options.folds as f64 - 1.0;
+        let selected = samples.min(SELECTION_SAMPLES) as f64;
+        let novelty = match options.novelty {
+            Some(NoveltyMethod::Mahalanobis) => others * selected + samples as f64,
+            Some(NoveltyMethod::Energy) | None => 0.0,
+        };
+        Self {
+            selection: recipes.len() as f64 * others * selected,
+            fitting: TO_CONVERGENCE * samples as f64,
+            novelty,
+            curve: TO_CONVERGENCE * learning_curve::work(samples, options.folds),
+        }
+    }
+
+    /// All but the learning curve.
+    pub fn of_fit(&self) -> f64 {
+        self.selection + self.fitting + self.novelty
+    }
+}
+
 /// Trains a head. The same samples, options and seed give the same bytes, on any number of threads.
 ///
 /// # Errors
@@ -137,7 +165,7 @@ pub fn fit(
     samples: &Samples<'_>,
     options: &Options,
     cancel: &Cancel,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut Listener<'_>,
 ) -> Result<Trained, TrainError> {
     samples.check(cancel)?;
     check_options(options)?;
@@ -148,27 +176,34 @@ pub fn fit(
         classes: samples.classes.clone(),
         copy_of: samples.copy_of.clone(),
     };
-    let mut recipes = candidates(options);
-    if options.kind.is_none() {
-        recipes.retain(|recipe| recipe.is_affordable(samples));
+    if options.kind == Some(Kind::Knn) && are_unequal(&samples.weights) {
+        return Err(TrainError::Invalid(
+            "k-nearest-neighbours lets every sample count alike: choose another kind, or give all \
+             samples the same weight and do not balance the classes"
+                .into(),
+        ));
     }
-    let selection = select(samples, &recipes, options, cancel, progress)?;
+    let recipes = recipes_for(samples, options);
+    let work = Work::of_recipes(samples.len(), &recipes, options);
+    let meter = Meter::new(Phase::Selecting, work.of_fit(), progress);
+    let selection = select(samples, &recipes, options, cancel, &meter)?;
     let recipe = selection.recipe;
-    let accuracy = Some(selection.report.accuracy);
+    meter.enter(Phase::Fitting);
+    let mut part = meter.fit(work.fitting);
     let fitted =
-        recipe::fit(&recipe, samples, options, Stop::default(), cancel, &mut |_, loss| {
-            let phase = Phase::Fitting;
-            progress(Progress { phase, done: 0.8, loss: Some(loss), held_out_accuracy: accuracy });
+        recipe::fit(&recipe, samples, options, Stop::default(), cancel, &mut |iteration, loss| {
+            part.iterated(iteration, Some(loss));
         })?;
+    part.end();
     let classes = samples.classes.clone();
     let mut head = Head::new(recipe.kind, classes, fitted.transform, fitted.classifier)?
         .with_temperature(selection.temperature)?;
-    let phase = Phase::Novelty;
-    progress(Progress { phase, done: 0.9, loss: None, held_out_accuracy: accuracy });
     if let Some(method) = options.novelty {
-        head = head.with_novelty(fit_novelty(samples, &selection, method, options, cancel)?)?;
+        meter.enter(Phase::Novelty);
+        let novelty = fit_novelty(samples, &selection, method, options, cancel, &meter)?;
+        head = head.with_novelty(novelty)?;
     }
-    progress(Progress { phase, done: 1.0, loss: None, held_out_accuracy: accuracy });
+    meter.end();
     Ok(Trained {
         head,
         recipe,
@@ -177,6 +212,23 @@ pub fn fit(
         report: selection.report,
         folds: selection.folds,
     })
+}
+
+/// The recipes that are tried. `auto` leaves out those that would take too much memory, and those that
+/// let every sample count alike where samples do not.
+fn recipes_for(samples: &Samples<'_>, options: &Options) -> Vec<Recipe> {
+    let mut recipes = candidates(options);
+    if options.kind.is_none() {
+        let unequal = are_unequal(&samples.weights);
+        recipes.retain(|recipe| {
+            recipe.is_affordable(samples) && !(unequal && recipe.kind == Kind::Knn)
+        });
+    }
+    recipes
+}
+
+fn are_unequal(weights: &[f32]) -> bool {
+    weights.windows(2).any(|pair| pair[0].to_bits() != pair[1].to_bits())
 }
 
 fn check_options(options: &Options) -> Result<(), TrainError> {
@@ -223,7 +275,7 @@ pub(super) fn select(
     recipes: &[Recipe],
     options: &Options,
     cancel: &Cancel,
-    progress: &mut dyn FnMut(Progress),
+    meter: &Meter<'_>,
 ) -> Result<Selection, TrainError> {
     let chosen = part_of(all, options.seed);
     let subset = Subset::new(all.rows, &chosen);
@@ -236,36 +288,31 @@ pub(super) fn select(
     let folds = options.folds.min(largest.unwrap_or(0)).max(2);
     let assigned = folds::of_samples(&samples, folds, options.seed);
     let scores_by = |recipe: &Recipe| -> Result<Vec<f32>, TrainError> {
-        let all = out_of_fold(&samples, &assigned, folds, recipe, options, cancel)?;
+        let all = out_of_fold(&samples, &assigned, folds, recipe, options, cancel, meter)?;
         let rows = originals.iter().map(|&i| &all[i * classes..(i + 1) * classes]);
         Ok(rows.flatten().copied().collect())
     };
     let mut trials = Vec::with_capacity(recipes.len());
     let mut held_out: Vec<Option<Vec<f32>>> = Vec::with_capacity(recipes.len());
-    for (index, recipe) in recipes.iter().enumerate() {
+    for recipe in recipes {
         let scores = scores_by(recipe)?;
-        let temperature = fit_temperature(&scores, &labels, classes);
+        let temperature = fit_temperature(&scores, &labels, classes, cancel)?;
         let right = hits(&scores, &labels, classes).filter(|hit| *hit).count();
         trials.push(Trial {
             recipe: *recipe,
             accuracy: right as f64 / labels.len() as f64,
-            log_loss: log_loss(&scores, &labels, classes, temperature),
+            log_loss: log_loss(&scores, &labels, classes, temperature, cancel)?,
         });
         held_out.push(Some(scores).filter(|scores| scores.len() <= KEPT_SCORES));
-        progress(Progress {
-            phase: Phase::Selecting,
-            done: 0.8 * (index + 1) as f32 / recipes.len() as f32,
-            loss: None,
-            held_out_accuracy: trials.iter().map(|t| t.accuracy).reduce(f64::max),
-        });
+        meter.reached(right as f64 / labels.len() as f64);
     }
     let best = best_of(&trials, labels.len());
     let scores = match held_out.swap_remove(best) {
         Some(scores) => scores,
         None => scores_by(&recipes[best])?,
     };
-    let temperature = fit_temperature(&scores, &labels, classes);
-    let report = Report::new(&samples.classes, &labels, &scores, temperature);
+    let temperature = fit_temperature(&scores, &labels, classes, cancel)?;
+    let report = Report::new(&samples.classes, &labels, &scores, temperature, cancel)?;
     let reason = reason(&trials, best, folds);
     let recipe = trials[best].recipe;
     let mut right = vec![(0_u32, 0_u32); folds];
@@ -350,6 +397,7 @@ fn out_of_fold(
     recipe: &Recipe,
     options: &Options,
     cancel: &Cancel,
+    meter: &Meter<'_>,
 ) -> Result<Vec<f32>, TrainError> {
     let classes = samples.classes.len();
     let parts: Result<Vec<_>, TrainError> = (0..folds)
@@ -358,9 +406,14 @@ fn out_of_fold(
             let (kept, held_out) = folds::split_samples(samples, assigned, fold);
             let rows = Subset::new(samples.rows, &kept);
             let train = samples.pick(&rows, &kept);
-            let fitted = recipe::fit(recipe, &train, options, ROUGH, cancel, &mut |_, _| {})?;
+            let mut part = meter.fit(train.len() as f64);
+            let fitted =
+                recipe::fit(recipe, &train, options, ROUGH, cancel, &mut |iteration, _| {
+                    part.iterated(iteration, None);
+                })?;
             let rows = Subset::new(samples.rows, &held_out);
             let scores = fitted.scores(&samples.pick(&rows, &held_out), cancel)?;
+            part.end();
             Ok((held_out, scores))
         })
         .collect();
@@ -380,6 +433,7 @@ fn fit_novelty(
     method: NoveltyMethod,
     options: &Options,
     cancel: &Cancel,
+    meter: &Meter<'_>,
 ) -> Result<Novelty, TrainError> {
     let classes = all.classes.len();
     let (score, held_out) = match method {
@@ -398,15 +452,19 @@ fn fit_novelty(
             let subset = Subset::new(all.rows, &selection.chosen);
             let samples = all.pick(&subset, &selection.chosen);
             let folds = selection.assigned.iter().max().map_or(0, |m| m + 1);
+            // One after the other: each takes three matrices as wide as the embedding, and fills the
+            // cores by itself.
             let parts: Result<Vec<Vec<f32>>, TrainError> = (0..folds)
-                .into_par_iter()
                 .map(|fold| {
                     let (kept, held_out) =
                         folds::split_samples(&samples, &selection.assigned, fold);
+                    let part = meter.fit(kept.len() as f64);
                     let rows = Subset::new(samples.rows, &kept);
                     let model = novelty::fit(&samples.pick(&rows, &kept), cancel)?;
                     let rows = Subset::new(samples.rows, &held_out);
-                    novelty::scores(&model, &samples.pick(&rows, &held_out), cancel)
+                    let scores = novelty::scores(&model, &samples.pick(&rows, &held_out), cancel);
+                    part.end();
+                    scores
                 })
                 .collect();
             (NoveltyScore::Mahalanobis(novelty::fit(all, cancel)?), parts?.concat())
@@ -455,5 +513,76 @@ mod tests {
         assert!(said.contains("95.0 %") && said.contains("one standard error"), "{said}");
         let alone = reason(&trials[2..], 0, 5);
         assert!(!alone.contains("standard error"), "{alone}");
+    }
+
+    /// Two classes on a line, 200 samples of the common one and 20 of the rare one, which overlap.
+    fn lopsided() -> (Vec<f32>, Vec<u32>, Vec<String>) {
+        let noise = |i: usize| ((i * 37 + 11) % 101) as f32 / 101.0;
+        let at = |i: usize| if i < 200 { noise(i) } else { 0.5 + 0.7 * noise(i) };
+        let values = (0..220).flat_map(|i| [at(i), 1.0]).collect();
+        let labels = (0..220).map(|i| u32::from(i >= 200)).collect();
+        (values, labels, ["common", "rare"].map(String::from).to_vec())
+    }
+
+    #[test]
+    fn balanced_classes_let_a_rare_one_be_found() {
+        let (values, labels, classes) = lopsided();
+        let rows = crate::train::DenseRows::new(&values, 2).unwrap();
+        let samples = Samples::new(&rows, labels, classes);
+        let cancel = Cancel::default();
+        let recall = |balance: bool| {
+            let options = Options {
+                kind: Some(Kind::Softmax),
+                features: Some(Features::Raw),
+                inverse_penalty: Some(1000.0),
+                novelty: None,
+                balance,
+                ..Options::default()
+            };
+            let head = fit(&samples, &options, &cancel, &mut |_| {}).unwrap().head;
+            crate::train::evaluate(&head, &samples, &cancel).unwrap().per_class[1].recall
+        };
+        let (plain, balanced) = (recall(false), recall(true));
+        assert!(plain < 0.4 && balanced > 0.7, "{plain} {balanced}");
+    }
+
+    #[test]
+    fn where_samples_differ_in_weight_neighbours_are_not_asked() {
+        let (values, labels, classes) = lopsided();
+        let rows = crate::train::DenseRows::new(&values, 2).unwrap();
+        let samples = Samples::new(&rows, labels, classes);
+        let fitted = |kind, balance| {
+            let options = Options { kind, balance, novelty: None, ..Options::default() };
+            fit(&samples, &options, &Cancel::default(), &mut |_| {})
+        };
+        assert!(fitted(Some(Kind::Knn), false).is_ok());
+        let refused = fitted(Some(Kind::Knn), true).unwrap_err().to_string();
+        assert!(refused.contains("every sample count alike"), "{refused}");
+        let asks = |trained: Trained| trained.trials.iter().any(|t| t.recipe.kind == Kind::Knn);
+        assert!(asks(fitted(None, false).unwrap()) && !asks(fitted(None, true).unwrap()));
+    }
+
+    #[test]
+    fn news_go_through_the_phases_and_never_back_with_the_loss_of_every_iteration() {
+        let (values, labels, classes) = lopsided();
+        let rows = crate::train::DenseRows::new(&values, 2).unwrap();
+        let samples = Samples::new(&rows, labels, classes);
+        let options = Options { kind: Some(Kind::Softmax), ..Options::default() };
+        let mut heard = Vec::new();
+        let trained = fit(&samples, &options, &Cancel::default(), &mut |news| heard.push(news));
+        trained.unwrap();
+        assert!(heard.windows(2).all(|pair| pair[0].done <= pair[1].done), "{heard:?}");
+        let mut phases: Vec<Phase> = heard.iter().map(|news| news.phase).collect();
+        phases.dedup();
+        assert_eq!(phases, [Phase::Selecting, Phase::Fitting, Phase::Novelty]);
+        let selecting: Vec<_> =
+            heard.iter().filter(|news| news.phase == Phase::Selecting).collect();
+        assert!(selecting.len() > 50 && selecting.iter().all(|news| news.loss.is_none()));
+        assert!(selecting.last().unwrap().held_out_accuracy.is_some());
+        let fitting: Vec<_> = heard.iter().filter(|news| news.phase == Phase::Fitting).collect();
+        assert!(fitting.len() > 3, "{fitting:?}");
+        assert!(fitting[1..].iter().all(|n| n.loss.is_some() && n.held_out_accuracy.is_some()));
+        assert!(fitting[1..].windows(2).all(|pair| pair[0].done < pair[1].done), "{fitting:?}");
+        assert_eq!(heard.last().unwrap().done, 1.0);
     }
 }

@@ -5,6 +5,7 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
 
 use super::Samples;
+use super::covariance::by_class;
 
 /// Assigns every sample to one of `folds` folds so that every class is spread as evenly as
 /// possible. Seeded; depends on nothing but the arguments.
@@ -14,9 +15,7 @@ pub fn stratified(labels: &[u32], classes: usize, folds: usize, seed: u64) -> Ve
     let mut assigned = vec![0; labels.len()];
     // Each class goes on dealing where the one before it stopped, so that folds have like sizes.
     let mut next = 0;
-    for class in 0..classes {
-        let mut members: Vec<usize> =
-            (0..labels.len()).filter(|&i| labels[i] as usize == class).collect();
+    for mut members in by_class(labels, classes) {
         members.shuffle(&mut random);
         for index in members {
             assigned[index] = next % folds;

@@ -5,7 +5,9 @@
 
 use half::f16;
 
-use super::linear_algebra::{Operand, add_gram, cholesky, invert_lower, multiply, solve_cholesky};
+use super::linear_algebra::{
+    Operand, add_gram, cholesky, invert_lower, multiply, multiply_in_blocks, solve_cholesky,
+};
 use super::logistic::{self, LogisticOptions};
 use super::recipe::Loss;
 use super::rows::DenseRows;
@@ -63,7 +65,7 @@ pub fn fit(
     }
     let z = Operand::new(&z, count, width);
     let mut gram = vec![0.0_f32; count * count];
-    multiply(1.0, z, z.t(), 0.0, &mut gram, count);
+    multiply_in_blocks(z, z.t(), &mut gram, cancel)?;
     let distances = gram.iter().map(|&s| f64::from(1.0 - s)).sum::<f64>();
     let bandwidth = (width_factor * distances / (count * count) as f64).max(1e-3);
     let kernel = |similarity: f32| ((f64::from(similarity) - 1.0) / bandwidth).exp();
@@ -109,7 +111,7 @@ pub fn fit(
     let classes = samples.classes.len();
     let mut weights = Matrix::zeros(classes, count);
     let found = Operand::new(fitted.weights().values(), classes, count);
-    multiply(1.0, found, whitener, 0.0, weights.values_mut(), count);
+    multiply_in_blocks(found, whitener, weights.values_mut(), cancel)?;
     let output = Linear::new(weights, fitted.bias().to_vec())?;
     Ok(Kernel::new(rounded, width, bandwidth as f32, output)?)
 }
@@ -133,9 +135,9 @@ fn least_squares(
     let mut row = vec![0.0_f32; width];
     let mut block = vec![0.0_f64; NORMAL_ROWS.min(samples.len()) * width];
     for start in (0..samples.len()).step_by(NORMAL_ROWS) {
-        cancel.check()?;
         let rows = NORMAL_ROWS.min(samples.len() - start);
         for (index, out) in (start..).zip(block[..rows * width].chunks_exact_mut(width)) {
+            cancel.check()?;
             samples.rows.read(index, &mut row);
             let weight = f64::from(samples.weight(index));
             let root = weight.sqrt();
@@ -153,6 +155,7 @@ fn least_squares(
     }
     cholesky(&mut gram, width, cancel)?;
     for solution in targets.chunks_exact_mut(width) {
+        cancel.check()?;
         solve_cholesky(&gram, width, solution);
     }
     let weights = Matrix::new(classes, width, targets.iter().map(|&w| w as f32).collect())?;

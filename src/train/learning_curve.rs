@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 
-use super::fit::{Options, Phase, Progress};
+use super::fit::Options;
 use super::lbfgs::Stop;
-use super::multi_label::{check_sets, fit_multi_label, judge_sets};
+use super::multi_label::{LabelSets, fit_multi_label, judge_sets};
+use super::progress::{Listener, Meter, Phase};
 use super::recipe::{self, Recipe};
 use super::report::SetTally;
 use super::rows::Subset;
-use super::{Rows, Samples, TrainError, calibration::top, folds};
+use super::{Samples, TrainError, calibration::top, folds};
 use crate::base::cancel::Cancel;
 
 /// Above so many samples one fold judges: what it holds out is enough to tell a point of accuracy.
@@ -36,7 +37,7 @@ pub fn learning_curve(
     recipe: &Recipe,
     options: &Options,
     cancel: &Cancel,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut Listener<'_>,
 ) -> Result<Vec<LearningPoint>, TrainError> {
     samples.check(cancel)?;
     let classes = samples.classes.len();
@@ -45,10 +46,10 @@ pub fn learning_curve(
         eighths: folds::of_samples(samples, 8, options.seed.wrapping_add(1)),
         counts: &|index| samples.is_original(index),
     };
-    split.grow(progress, &mut |kept, held_out| {
+    split.grow(progress, &mut |kept, held_out, iterated| {
         let rows = Subset::new(samples.rows, kept);
         let train = samples.pick(&rows, kept);
-        let fitted = recipe::fit(recipe, &train, options, Stop::default(), cancel, &mut |_, _| {})?;
+        let fitted = recipe::fit(recipe, &train, options, Stop::default(), cancel, iterated)?;
         let rows = Subset::new(samples.rows, held_out);
         let test = samples.pick(&rows, held_out);
         let scores = fitted.scores(&test, cancel)?;
@@ -63,35 +64,44 @@ pub fn learning_curve(
 /// # Errors
 /// As [`fit_multi_label`].
 pub fn learning_curve_of_sets(
-    rows: &dyn Rows,
-    sets: &[Vec<u32>],
-    classes: &[String],
+    samples: &LabelSets<'_>,
     options: &Options,
     cancel: &Cancel,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut Listener<'_>,
 ) -> Result<Vec<LearningPoint>, TrainError> {
-    check_sets(rows, sets, classes)?;
-    let alike = vec![0; sets.len()];
+    samples.check_lengths()?;
     let split = Split {
-        folds: folds::stratified(&alike, 1, options.folds.max(2), options.seed),
-        eighths: folds::stratified(&alike, 1, 8, options.seed.wrapping_add(1)),
-        counts: &|_| true,
+        folds: samples.folds(options.folds.max(2), options.seed),
+        eighths: samples.folds(8, options.seed.wrapping_add(1)),
+        counts: &|index| samples.is_original(index),
     };
-    let of = |indices: &[usize]| -> Vec<Vec<u32>> {
-        indices.iter().map(|&index| sets[index].clone()).collect()
-    };
-    split.grow(progress, &mut |kept, held_out| {
-        let (subset, train) = (Subset::new(rows, kept), of(kept));
-        let head = match fit_multi_label(&subset, &train, classes, options, cancel, &mut |_, _| {})
-        {
+    split.grow(progress, &mut |kept, held_out, iterated| {
+        let subset = Subset::new(samples.rows, kept);
+        let train = samples.pick(&subset, kept);
+        let head = match fit_multi_label(&train, options, cancel, iterated) {
             Err(TrainError::TooFew { .. }) => return Ok(None),
             other => other?,
         };
-        let mut tally = SetTally::new(classes.len());
-        judge_sets(&head, &Subset::new(rows, held_out), &of(held_out), &mut tally, cancel)?;
+        let subset = Subset::new(samples.rows, held_out);
+        let test = samples.pick(&subset, held_out);
+        let mut tally = SetTally::new(samples.classes.len());
+        judge_sets(&head, test.rows, &test.sets, &mut tally, cancel)?;
         Ok(Some(tally.right().1))
     })
 }
+
+/// How much work a curve is, in samples times fits.
+pub(super) fn work(samples: usize, folds: usize) -> f64 {
+    let folds = folds.max(2) as f64;
+    let kept = samples as f64 * (1.0 - 1.0 / folds);
+    let judging = if samples > MANY { 1.0 } else { folds };
+    judging * kept * PARTS.iter().sum::<usize>() as f64 / 8.0
+}
+
+/// Fits on some samples, telling of each iteration, and counts how many of others come out right;
+/// `None` where these cannot be trained on.
+type Right<'a> = dyn FnMut(&[usize], &[usize], &mut dyn FnMut(usize, f64)) -> Result<Option<usize>, TrainError>
+    + 'a;
 
 /// Which samples are trained on and which judge.
 struct Split<'a> {
@@ -104,33 +114,34 @@ struct Split<'a> {
 }
 
 impl Split<'_> {
-    /// The curve. `right` trains on its first samples and counts how many of its second come out
-    /// right; `None` where these cannot be trained on.
+    /// The curve.
     fn grow(
         &self,
-        progress: &mut dyn FnMut(Progress),
-        right: &mut dyn FnMut(&[usize], &[usize]) -> Result<Option<usize>, TrainError>,
+        progress: &mut Listener<'_>,
+        right: &mut Right<'_>,
     ) -> Result<Vec<LearningPoint>, TrainError> {
         let folds = self.folds.iter().max().map_or(0, |fold| fold + 1);
         let judging = if self.folds.len() > MANY { 1 } else { folds };
+        let whole = judging * PARTS.iter().sum::<usize>();
+        let meter = Meter::new(Phase::LearningCurve, whole as f64, progress);
         let mut points = Vec::new();
-        for (number, part) in PARTS.into_iter().enumerate() {
+        for part in PARTS {
             let (mut trained_on, mut found, mut judged, mut trained) = (0, 0, 0, 0);
             for fold in 0..judging {
                 let (mut kept, mut held_out) = folds::split(&self.folds, fold);
                 kept.retain(|&index| self.eighths[index] < part);
                 held_out.retain(|&index| (self.counts)(index));
+                let mut fit = meter.fit(part as f64);
+                let mut iterated = |iteration, _: f64| fit.iterated(iteration, None);
                 if !kept.is_empty()
-                    && let Some(right) = right(&kept, &held_out)?
+                    && let Some(right) = right(&kept, &held_out, &mut iterated)?
                 {
                     found += right;
                     judged += held_out.len();
                     trained_on += kept.iter().filter(|&&index| (self.counts)(index)).count();
                     trained += 1;
                 }
-                let done = (number * judging + fold + 1) as f32 / (PARTS.len() * judging) as f32;
-                let phase = Phase::Fitting;
-                progress(Progress { phase, done, loss: None, held_out_accuracy: None });
+                fit.end();
             }
             if judged > 0 {
                 let accuracy = found as f64 / judged as f64;
@@ -207,15 +218,9 @@ mod tests {
         let rows = DenseRows::new(&values, 3).unwrap();
         let classes = ["common", "rare"].map(String::from);
         let options = Options { inverse_penalty: Some(1000.0), ..Options::default() };
-        let curve = learning_curve_of_sets(
-            &rows,
-            &sets,
-            &classes,
-            &options,
-            &Cancel::default(),
-            &mut |_| {},
-        )
-        .unwrap();
+        let samples = LabelSets::new(&rows, &sets, &classes);
+        let curve =
+            learning_curve_of_sets(&samples, &options, &Cancel::default(), &mut |_| {}).unwrap();
         let last = curve.last().unwrap();
         assert_eq!(last.samples, 64);
         assert!(last.accuracy > 0.9, "{curve:?}");

@@ -4,7 +4,7 @@
 //! each output element is computed by one thread.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView2, ArrayViewMut2, LinalgScalar, ShapeBuilder};
+use ndarray::{ArrayView2, ArrayViewMut2, LinalgScalar, ShapeBuilder, s};
 use rayon::prelude::*;
 
 use super::TrainError;
@@ -63,6 +63,30 @@ pub fn multiply<T: LinalgScalar>(
     let shape = (a.nrows(), b.ncols()).strides((stride, 1));
     let mut c = ArrayViewMut2::from_shape(shape, c).expect("the result's slice covers its shape");
     general_mat_mul(alpha, &a, &b, beta, &mut c);
+}
+
+/// `c = a * b`, for products that may take long; `c` is as in [`multiply`], without a gap between its
+/// rows.
+///
+/// # Errors
+/// [`TrainError::Cancelled`] within 64 rows.
+pub fn multiply_in_blocks(
+    a: Operand<'_, f32>,
+    b: Operand<'_, f32>,
+    c: &mut [f32],
+    cancel: &Cancel,
+) -> Result<(), TrainError> {
+    let (a, b) = (a.view(), b.view());
+    let columns = b.ncols();
+    for (strip, c) in c.chunks_mut((BLOCK * columns).max(1)).enumerate() {
+        cancel.check()?;
+        let rows = c.len() / columns;
+        let a = a.slice(s![strip * BLOCK..strip * BLOCK + rows, ..]);
+        let mut c = ArrayViewMut2::from_shape((rows, columns), c)
+            .expect("the result's slice covers its shape");
+        general_mat_mul(1.0, &a, &b, 0.0, &mut c);
+    }
+    Ok(())
 }
 
 /// Adds `x' x` to the lower triangle of `sum` (`width` x `width`), for `rows` rows of `width`. The
@@ -250,6 +274,25 @@ mod tests {
                     assert!((identity[i * width + j] - expected).abs() < 1e-8);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_product_in_blocks_is_the_product_and_a_raised_flag_ends_it() {
+        let cancelled = Cancel::default();
+        cancelled.cancel();
+        for rows in [1, BLOCK - 1, BLOCK, 2 * BLOCK + 3] {
+            let values = |count: usize| -> Vec<f32> {
+                (0..count).map(|i| ((i * 31) % 17) as f32 - 8.0).collect()
+            };
+            let (a, b) = (values(rows * 5), values(7 * 5));
+            let (a, b) = (Operand::new(&a, rows, 5), Operand::new(&b, 7, 5).t());
+            let (mut whole, mut blocks) = (vec![0.0; rows * 7], vec![1.0; rows * 7]);
+            multiply(1.0, a, b, 0.0, &mut whole, 7);
+            assert!(multiply_in_blocks(a, b, &mut blocks, &cancelled).is_err());
+            assert!(blocks.iter().all(|v| *v == 1.0), "nothing was done");
+            multiply_in_blocks(a, b, &mut blocks, &Cancel::default()).unwrap();
+            assert_eq!(whole, blocks, "{rows} rows");
         }
     }
 

@@ -31,7 +31,12 @@ pub enum Targets<'a> {
     /// One class a sample: softmax.
     Classes(&'a [u32]),
     /// Any number of classes a sample: one sigmoid a class.
-    Sets(&'a [Vec<u32>]),
+    Sets {
+        /// The classes of each sample.
+        sets: &'a [Vec<u32>],
+        /// For each class how much samples without and with it count; empty means 1 each.
+        factors: &'a [[f64; 2]],
+    },
 }
 
 /// A fitted classifier with what the optimiser says of it.
@@ -196,8 +201,8 @@ impl Objective<'_> {
                     Targets::Classes(labels) => {
                         softmax_residual(row, bias, labels[index] as usize, self.smoothing)
                     }
-                    Targets::Sets(sets) => {
-                        sigmoid_residual(row, bias, &sets[index], self.smoothing)
+                    Targets::Sets { sets, factors } => {
+                        sigmoid_residual(row, bias, &sets[index], factors, self.smoothing)
                     }
                 };
             for (value, total) in row.iter_mut().zip(&mut sum.bias) {
@@ -238,16 +243,23 @@ fn softmax_residual(row: &mut [f32], bias: &[f64], label: usize, smoothing: f64)
 }
 
 /// Replaces logits without bias by `probability - target`; returns the sum of the classes' binary
-/// cross-entropies.
-fn sigmoid_residual(row: &mut [f32], bias: &[f64], labels: &[u32], smoothing: f64) -> f64 {
+/// cross-entropies, each times its factor.
+fn sigmoid_residual(
+    row: &mut [f32],
+    bias: &[f64],
+    labels: &[u32],
+    factors: &[[f64; 2]],
+    smoothing: f64,
+) -> f64 {
     let mut loss = 0.0;
     for (class, (value, &b)) in row.iter_mut().zip(bias).enumerate() {
         let logit = f64::from(*value) + b;
         let positive = labels.contains(&(class as u32));
         let wanted = 0.5 * smoothing + if positive { 1.0 - smoothing } else { 0.0 };
+        let factor = factors.get(class).map_or(1.0, |sides| sides[usize::from(positive)]);
         // log(1 + exp(z)) - wanted z, without overflow.
-        loss += logit.max(0.0) + (-logit.abs()).exp().ln_1p() - wanted * logit;
-        *value = (1.0 / (1.0 + (-logit).exp()) - wanted) as f32;
+        loss += factor * (logit.max(0.0) + (-logit.abs()).exp().ln_1p() - wanted * logit);
+        *value = (factor * (1.0 / (1.0 + (-logit).exp()) - wanted)) as f32;
     }
     loss
 }
@@ -284,7 +296,10 @@ mod tests {
         let sets: Vec<Vec<u32>> =
             labels.iter().map(|&l| if l == 0 { vec![0, 2] } else { vec![l] }).collect();
         let weights: Vec<f32> = (0..40).map(|i| 0.5 + i as f32 / 40.0).collect();
-        for targets in [Targets::Classes(&labels), Targets::Sets(&sets)] {
+        let factors = [[0.7, 1.6], [0.5, 4.0], [1.0, 1.0]];
+        let plain = Targets::Sets { sets: &sets, factors: &[] };
+        let balanced = Targets::Sets { sets: &sets, factors: &factors };
+        for targets in [Targets::Classes(&labels), plain, balanced] {
             let objective = Objective {
                 rows: &rows,
                 targets: &targets,

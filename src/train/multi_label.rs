@@ -1,5 +1,7 @@
 //! Heads whose classes do not exclude each other.
 
+use std::borrow::Cow;
+
 use super::fit::Options;
 use super::lbfgs::Stop;
 use super::logistic::{self, LogisticOptions, Targets};
@@ -7,42 +9,145 @@ use super::recipe::{self, Features};
 use super::report::{SetTally, match_classes};
 use super::rows::Subset;
 use super::samples::check_class_count;
-use super::{Report, Rows, TrainError, blocks, folds};
+use super::{Report, Rows, Samples, TrainError, blocks, folds};
 use crate::base::cancel::Cancel;
 use crate::heads::{Classifier, Head, Kind, check_label};
 
 /// Inverse penalty where none is chosen.
 const INVERSE_PENALTY: f64 = 30.0;
 
+/// Embeddings with the classes of each.
+pub struct LabelSets<'a> {
+    /// The embeddings.
+    pub rows: &'a dyn Rows,
+    /// The classes of each sample by number, none of them twice; empty for a sample of no class.
+    pub sets: Cow<'a, [Vec<u32>]>,
+    /// How much every sample counts, positive; empty means 1 each.
+    pub weights: Vec<f32>,
+    /// Labels of the classes.
+    pub classes: &'a [String],
+    /// As [`Samples::copy_of`].
+    pub copy_of: Vec<u32>,
+}
+
+impl<'a> LabelSets<'a> {
+    /// Samples that all count alike.
+    pub fn new(rows: &'a dyn Rows, sets: &'a [Vec<u32>], classes: &'a [String]) -> Self {
+        let sets = Cow::Borrowed(sets);
+        Self { rows, sets, weights: Vec::new(), classes, copy_of: Vec::new() }
+    }
+
+    /// The samples at `indices`, whose rows `subset` must read, as originals all.
+    pub(super) fn pick<'b>(&'b self, subset: &'b Subset<'b>, indices: &[usize]) -> LabelSets<'b> {
+        let weights = if self.weights.is_empty() {
+            Vec::new()
+        } else {
+            indices.iter().map(|&index| self.weights[index]).collect()
+        };
+        LabelSets {
+            rows: subset,
+            sets: indices.iter().map(|&index| self.sets[index].clone()).collect(),
+            weights,
+            classes: self.classes,
+            copy_of: Vec::new(),
+        }
+    }
+
+    /// Assigns every sample to a fold, every copy to that of its original.
+    pub(super) fn folds(&self, folds: usize, seed: u64) -> Vec<usize> {
+        folds::of_samples(&self.alike(), folds, seed)
+    }
+
+    /// Whether the sample is no copy of another.
+    pub(super) fn is_original(&self, index: usize) -> bool {
+        self.copy_of.get(index).is_none_or(|&original| original as usize == index)
+    }
+
+    /// The same samples, all of one class: sets cannot be stratified.
+    fn alike(&self) -> Samples<'_> {
+        let labels = vec![0; self.sets.len()];
+        let copy_of = self.copy_of.clone();
+        Samples { copy_of, ..Samples::new(self.rows, labels, vec![String::new()]) }
+    }
+
+    /// Checks everything that came from outside: lengths, labels, weights, and every embedding for
+    /// being finite.
+    ///
+    /// # Errors
+    /// [`TrainError`] for the first thing that is wrong, a class without samples as
+    /// [`TrainError::TooFew`]; [`TrainError::Cancelled`] within one block.
+    fn check(&self, cancel: &Cancel) -> Result<(), TrainError> {
+        self.check_lengths()?;
+        let mut counts = vec![0_usize; self.classes.len()];
+        for &label in self.sets.iter().flatten() {
+            *counts.get_mut(label as usize).ok_or_else(|| {
+                TrainError::Invalid(format!("label {label} of {} classes", self.classes.len()))
+            })? += 1;
+        }
+        for (class, &samples) in self.classes.iter().zip(&counts) {
+            check_label(class)?;
+            if samples == 0 {
+                let (class, purpose) = (class.clone(), "to learn it");
+                return Err(TrainError::TooFew { class, samples, needed: 1, purpose });
+            }
+        }
+        if self.weights.iter().any(|w| !(w.is_finite() && *w > 0.0)) {
+            return Err(TrainError::Invalid("a sample's weight is not a positive number".into()));
+        }
+        blocks::check_finite(self.rows, cancel)
+    }
+
+    /// Whether there are samples, each with a set, of a number of classes that can be learnt.
+    ///
+    /// # Errors
+    /// [`TrainError::Empty`] and [`TrainError::Invalid`].
+    pub(super) fn check_lengths(&self) -> Result<(), TrainError> {
+        let (labels, embeddings) = (self.sets.len(), self.rows.len());
+        if self.rows.is_empty() || self.sets.is_empty() {
+            return Err(TrainError::Empty);
+        }
+        if embeddings != labels {
+            return Err(TrainError::Invalid(format!(
+                "{labels} label sets for {embeddings} embeddings"
+            )));
+        }
+        if !self.weights.is_empty() && self.weights.len() != labels {
+            let weights = self.weights.len();
+            return Err(TrainError::Invalid(format!("{weights} weights for {labels} samples")));
+        }
+        check_class_count(self.classes.len())
+    }
+
+    /// For every class how much a sample without it and one with it count beside the sample's own
+    /// weight, so that both sides count alike: as scikit-learn's `class_weight="balanced"` in one
+    /// problem of two classes for each.
+    fn balance(&self) -> Vec<[f64; 2]> {
+        let weight = |index: usize| self.weights.get(index).map_or(1.0, |&w| f64::from(w));
+        let total: f64 = (0..self.sets.len()).map(weight).sum();
+        let mut with = vec![0.0; self.classes.len()];
+        for (index, set) in self.sets.iter().enumerate() {
+            set.iter().for_each(|&class| with[class as usize] += weight(index));
+        }
+        // A side without samples has none to weigh.
+        let factor = |side: f64| if side > 0.0 { total / (2.0 * side) } else { 1.0 };
+        with.into_iter().map(|with| [factor(total - with), factor(with)]).collect()
+    }
+}
+
 /// Fits one logistic regression a class, on unit-length embeddings unless the options want others.
-/// `sets[i]` are the classes of sample `i`, none of them twice; an empty set is a sample of no class.
+/// With `options.balance` those with a class and those without count alike.
 ///
 /// # Errors
 /// [`TrainError::Invalid`] for labels out of range or lengths that differ, a class without samples
 /// as [`TrainError::TooFew`]; the rest as [`logistic::fit`].
 pub fn fit_multi_label(
-    rows: &dyn Rows,
-    sets: &[Vec<u32>],
-    classes: &[String],
+    samples: &LabelSets<'_>,
     options: &Options,
     cancel: &Cancel,
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<Head, TrainError> {
-    check_sets(rows, sets, classes)?;
-    let mut counts = vec![0_usize; classes.len()];
-    for &label in sets.iter().flatten() {
-        *counts.get_mut(label as usize).ok_or_else(|| {
-            TrainError::Invalid(format!("label {label} of {} classes", classes.len()))
-        })? += 1;
-    }
-    for (class, &samples) in classes.iter().zip(&counts) {
-        check_label(class)?;
-        if samples == 0 {
-            let (class, purpose) = (class.clone(), "to learn it");
-            return Err(TrainError::TooFew { class, samples, needed: 1, purpose });
-        }
-    }
-    blocks::check_finite(rows, cancel)?;
+    samples.check(cancel)?;
+    let (rows, classes) = (samples.rows, samples.classes);
     let features = options.features.unwrap_or(Features::UnitLength);
     let transform = recipe::transform(features, rows, cancel)?;
     let logistic = LogisticOptions {
@@ -50,65 +155,49 @@ pub fn fit_multi_label(
         label_smoothing: f64::from(options.label_smoothing),
         stop: Stop::default(),
     };
-    let targets = Targets::Sets(sets);
-    let count = classes.len();
+    let factors = if options.balance { samples.balance() } else { Vec::new() };
+    let targets = Targets::Sets { sets: &samples.sets, factors: &factors };
+    let (weights, count) = (&samples.weights, classes.len());
     let fitted =
-        logistic::fit(rows, &targets, &[], count, &transform, &logistic, cancel, progress)?;
+        logistic::fit(rows, &targets, weights, count, &transform, &logistic, cancel, progress)?;
     Ok(Head::new(Kind::MultiLabel, classes.to_vec(), transform, Classifier::Linear(fitted.linear))?)
 }
 
-/// Whether there are samples, each with a set, of a number of classes that can be learnt.
-///
-/// # Errors
-/// [`TrainError::Empty`] and [`TrainError::Invalid`].
-pub(super) fn check_sets(
-    rows: &dyn Rows,
-    sets: &[Vec<u32>],
-    classes: &[String],
-) -> Result<(), TrainError> {
-    if rows.is_empty() || sets.is_empty() {
-        return Err(TrainError::Empty);
-    }
-    if rows.len() != sets.len() {
-        let (labels, embeddings) = (sets.len(), rows.len());
-        return Err(TrainError::Invalid(format!(
-            "{labels} label sets for {embeddings} embeddings"
-        )));
-    }
-    check_class_count(classes.len())
-}
-
 /// Trains once a fold and judges what was held out; a fold whose training part lacks a class is left
-/// out. Returns the report and the share of samples in each fold whose whole set is right.
+/// out. Returns the report and the share of samples in each fold whose whole set is right. `progress`
+/// hears of each fold how much is done, 0 to 1, and the share that was right so far.
 ///
 /// # Errors
 /// As [`fit_multi_label`].
 pub fn cross_validate_sets(
-    rows: &dyn Rows,
-    sets: &[Vec<u32>],
-    classes: &[String],
+    samples: &LabelSets<'_>,
     options: &Options,
     cancel: &Cancel,
+    progress: &mut dyn FnMut(f32, f64),
 ) -> Result<(Report, Vec<f64>), TrainError> {
-    let assigned = folds::stratified(&vec![0; sets.len()], 1, options.folds, options.seed);
-    let mut tally = SetTally::new(classes.len());
+    samples.check_lengths()?;
+    let assigned = samples.folds(options.folds, options.seed);
+    let mut tally = SetTally::new(samples.classes.len());
     let mut accuracies = Vec::new();
     for fold in 0..options.folds {
-        let (kept, held_out) = folds::split(&assigned, fold);
-        let train: Vec<Vec<u32>> = kept.iter().map(|&i| sets[i].clone()).collect();
-        let subset = Subset::new(rows, &kept);
-        let head = match fit_multi_label(&subset, &train, classes, options, cancel, &mut |_, _| {})
-        {
+        let (kept, mut held_out) = folds::split(&assigned, fold);
+        held_out.retain(|&index| samples.is_original(index));
+        let subset = Subset::new(samples.rows, &kept);
+        let train = samples.pick(&subset, &kept);
+        let head = match fit_multi_label(&train, options, cancel, &mut |_, _| {}) {
             Err(TrainError::TooFew { .. } | TrainError::Empty) => continue,
             other => other?,
         };
-        let test: Vec<Vec<u32>> = held_out.iter().map(|&i| sets[i].clone()).collect();
+        let subset = Subset::new(samples.rows, &held_out);
+        let test = samples.pick(&subset, &held_out);
         let (before, right_before) = tally.right();
-        judge_sets(&head, &Subset::new(rows, &held_out), &test, &mut tally, cancel)?;
+        judge_sets(&head, test.rows, &test.sets, &mut tally, cancel)?;
         let (judged, right) = tally.right();
         accuracies.push((right - right_before) as f64 / (judged - before).max(1) as f64);
+        let done = (fold + 1) as f32 / options.folds as f32;
+        progress(done, right as f64 / judged.max(1) as f64);
     }
-    Ok((tally.report(classes), accuracies))
+    Ok((tally.report(samples.classes), accuracies))
 }
 
 /// Runs a multi-label head over samples. Classes are matched by label; one that the head lacks is
@@ -163,15 +252,9 @@ mod tests {
             .collect();
         let rows = DenseRows::new(&values, 3).unwrap();
         let classes = ["striped", "winged"].map(String::from);
-        let head = fit_multi_label(
-            &rows,
-            &sets,
-            &classes,
-            &Options { inverse_penalty: Some(1000.0), ..Options::default() },
-            &Cancel::default(),
-            &mut |_, _| {},
-        )
-        .unwrap();
+        let options = Options { inverse_penalty: Some(1000.0), ..Options::default() };
+        let samples = LabelSets::new(&rows, &sets, &classes);
+        let head = fit_multi_label(&samples, &options, &Cancel::default(), &mut |_, _| {}).unwrap();
         let both = head.predict(&[1.0, 1.0, 0.5]).unwrap().probabilities;
         let none = head.predict(&[0.0, 0.0, 0.5]).unwrap().probabilities;
         assert!(both.iter().all(|p| *p > 0.6), "{both:?}");
@@ -194,5 +277,55 @@ mod tests {
         assert!((striped.precision - 2.0 / 3.0).abs() < 1e-9 && striped.recall == 1.0);
         assert_eq!((winged.precision, winged.recall), (1.0, 0.5));
         assert!(report.log_loss.is_finite() && report.confusion.is_empty());
+    }
+
+    /// Of 100 samples, ten have the class; on the feature it lies nearer to the others than half way.
+    fn lopsided() -> (Vec<f32>, Vec<Vec<u32>>) {
+        let noise = |i: usize| ((i * 37 + 11) % 23) as f32 / 23.0;
+        let values = (0..100).flat_map(|i| [noise(i) + if i < 10 { 0.6 } else { 0.0 }, 1.0]);
+        let sets = (0..100).map(|i| if i < 10 { vec![0] } else { Vec::new() });
+        (values.collect(), sets.collect())
+    }
+
+    #[test]
+    fn with_balance_a_rare_class_is_found_as_if_it_were_as_common_as_the_rest() {
+        let (values, sets) = lopsided();
+        let rows = DenseRows::new(&values, 2).unwrap();
+        let classes = ["rare".to_owned()];
+        let samples = LabelSets::new(&rows, &sets, &classes);
+        let found = |options: &Options, samples: &LabelSets<'_>| {
+            let head = fit_multi_label(samples, options, &Cancel::default(), &mut |_, _| {});
+            let report =
+                evaluate_sets(&head.unwrap(), &rows, &sets, &classes, &Cancel::default()).unwrap();
+            report.per_class[0].recall
+        };
+        let plain = Options {
+            inverse_penalty: Some(1000.0),
+            features: Some(Features::Raw),
+            ..Options::default()
+        };
+        let balanced = Options { balance: true, ..plain.clone() };
+        let (without, with) = (found(&plain, &samples), found(&balanced, &samples));
+        assert!(with >= 0.8 && with > without + 0.15, "{without} {with}");
+        // Samples that count nine times do the same.
+        let weights = sets.iter().map(|set| if set.is_empty() { 1.0 } else { 9.0 }).collect();
+        let weighted = LabelSets { weights, ..LabelSets::new(&rows, &sets, &classes) };
+        assert_eq!(found(&plain, &weighted), with);
+    }
+
+    #[test]
+    fn a_copy_is_never_judged_by_a_multi_label_head_that_saw_its_original() {
+        let values: Vec<f32> = (0..24).map(|i| (i % 12 + 1) as f32).collect();
+        let rows = DenseRows::new(&values, 1).unwrap();
+        let sets: Vec<Vec<u32>> = (0..24).map(|i| vec![(i % 2) as u32]).collect();
+        let classes = ["even", "odd"].map(String::from);
+        let copy_of = (0..24).map(|i| i % 12).collect();
+        let samples = LabelSets { copy_of, ..LabelSets::new(&rows, &sets, &classes) };
+        let assigned = samples.folds(3, 0);
+        assert!((0..12).all(|i| assigned[i] == assigned[i + 12]), "{assigned:?}");
+        let options = Options { folds: 3, features: Some(Features::Raw), ..Options::default() };
+        let (report, _) =
+            cross_validate_sets(&samples, &options, &Cancel::default(), &mut |_, _| {}).unwrap();
+        assert_eq!(report.samples, 12);
     }
 }

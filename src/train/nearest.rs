@@ -1,9 +1,12 @@
 //! Cosine k-nearest-neighbours: nothing is fitted, the samples are the parameters.
 
-use super::blocks::read_all;
+use half::f16;
+use rayon::prelude::*;
+
+use super::blocks::{BLOCK_ROWS, read_block};
 use super::{Samples, TrainError};
 use crate::base::cancel::Cancel;
-use crate::heads::{Matrix, Neighbours, Transform};
+use crate::heads::{Neighbours, Transform, dot};
 
 /// Difference of similarity that divides a vote by e (Wu et al. 2018).
 const BANDWIDTH: f32 = 0.07;
@@ -26,7 +29,19 @@ pub fn fit(
             "k-nearest-neighbours keeps every sample and {count} are too many; choose softmax or lda"
         )));
     }
-    let rows = Matrix::new(count, width, read_all(samples.rows, transform, cancel)?)?;
-    let classes = samples.classes.len();
-    Ok(Neighbours::new(&rows, samples.labels.clone(), classes, neighbours, BANDWIDTH)?)
+    // Row by row: all of them as f32 would take twice the memory of the head.
+    let mut rows = vec![f16::ZERO; count * width];
+    let blocks = rows.par_chunks_mut((BLOCK_ROWS * width).max(1)).enumerate();
+    blocks.try_for_each(|(index, block)| {
+        cancel.check()?;
+        let mut row = vec![0.0_f32; width];
+        for (offset, halves) in block.chunks_exact_mut(width).enumerate() {
+            read_block(samples.rows, transform, index * BLOCK_ROWS + offset, &mut row);
+            let length = dot(&row, &row).sqrt().max(1e-12);
+            halves.iter_mut().zip(&row).for_each(|(half, v)| *half = f16::from_f32(v / length));
+        }
+        Ok::<_, TrainError>(())
+    })?;
+    let (labels, classes) = (samples.labels.clone(), samples.classes.len());
+    Ok(Neighbours::from_unit_rows(rows, width, labels, classes, neighbours, BANDWIDTH)?)
 }

@@ -46,6 +46,7 @@ pub fn fit(samples: &Samples<'_>, cancel: &Cancel) -> Result<Mahalanobis, TrainE
     let whitener = Mahalanobis::new(transform.clone(), zeros, whitening)?;
     let mut whitened = Vec::with_capacity(means.len() * width);
     for mean in &means {
+        cancel.check()?;
         let mean: Vec<f32> = mean.iter().map(|&v| v as f32).collect();
         whitened.extend(whitener.whiten(&mean));
     }

@@ -298,3 +298,79 @@ impl<'a> Batch<'a> {
         loss
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::DenseRows;
+
+    /// Four clouds of points at the corners of a square; those of opposite corners are of one class, so
+    /// that no line divides the classes.
+    fn corners(count: usize) -> (Vec<f32>, Vec<u32>) {
+        let noise = |i: usize, step: usize| ((i * step + 11) % 101) as f32 / 101.0 - 0.5;
+        let values = (0..count).flat_map(|i| {
+            let side = |bit: usize| if i >> bit & 1 == 1 { 1.0 } else { -1.0 };
+            [side(0) + noise(i, 37), side(1) + noise(i, 59)]
+        });
+        let labels = (0..count).map(|i| (i & 1 ^ i >> 1 & 1) as u32);
+        (values.collect(), labels.collect())
+    }
+
+    fn classes(count: usize) -> Vec<String> {
+        (0..count).map(|class| format!("class {class}")).collect()
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_central_differences() {
+        let (count, width, hidden) = (12, 4, 5);
+        let values: Vec<f32> = (0..count * width).map(|i| (i as f32 * 1.7).sin()).collect();
+        let rows = DenseRows::new(&values, width).unwrap();
+        let labels = (0..count).map(|i| (i % 3) as u32).collect();
+        let weights = (0..count).map(|i| 0.5 + i as f32 / 6.0).collect();
+        let samples = Samples { weights, ..Samples::new(&rows, labels, classes(3)) };
+        let transform = Transform::default();
+        let mut network = Network::new(width, hidden, 3, &mut Pcg64::seed_from_u64(3));
+        for (index, parameter) in network.parameters.iter_mut().enumerate() {
+            *parameter = 0.8 * (index as f32 * 2.3 + 1.0).sin();
+        }
+        let mut batch = Batch::new(&samples, &transform, 0.1);
+        batch.load(&(0..count).collect::<Vec<_>>());
+        network.loss(&mut batch);
+        network.backward(&mut batch);
+        let gradient = network.gradient.clone();
+        assert!(gradient.iter().any(|g| g.abs() > 0.05), "{gradient:?}");
+        for (index, &found) in gradient.iter().enumerate() {
+            let parameter = network.parameters[index];
+            let mut loss = |delta: f32| {
+                network.parameters[index] = parameter + delta;
+                network.loss(&mut batch) / count as f64
+            };
+            let numeric = (loss(2e-3) - loss(-2e-3)) / 4e-3;
+            network.parameters[index] = parameter;
+            assert!((numeric - f64::from(found)).abs() < 3e-3, "{index}: {numeric} {found}");
+        }
+    }
+
+    #[test]
+    fn classes_that_no_line_divides_are_told_apart_on_samples_that_were_not_shown() {
+        let (values, labels) = corners(600);
+        let (learnt, shown) = (400, 200);
+        let rows = DenseRows::new(&values[..2 * learnt], 2).unwrap();
+        let samples = Samples::new(&rows, labels[..learnt].to_vec(), classes(2));
+        let options =
+            PerceptronOptions { hidden: 16, learning_rate: 1e-2, ..PerceptronOptions::default() };
+        let mut losses = Vec::new();
+        let transform = Transform::default();
+        let fitted =
+            fit(&samples, &transform, &options, &Cancel::default(), &mut |_, l| losses.push(l));
+        let fitted = fitted.unwrap();
+        assert!(losses.last().unwrap() < &(0.5 * losses[0]), "{losses:?}");
+        let right =
+            values[2 * learnt..].chunks_exact(2).zip(&labels[learnt..]).filter(|(x, label)| {
+                let scores = fitted.logits(x);
+                u32::from(scores[1] > scores[0]) == **label
+            });
+        let accuracy = right.count() as f64 / f64::from(shown);
+        assert!(accuracy > 0.95, "{accuracy}");
+    }
+}

@@ -51,13 +51,23 @@ pub struct Report {
 
 impl Report {
     /// From scores before the temperature, in rows of one a class.
-    pub fn new(classes: &[String], labels: &[u32], scores: &[f32], temperature: f32) -> Self {
+    ///
+    /// # Errors
+    /// [`TrainError::Cancelled`], within one row.
+    pub fn new(
+        classes: &[String],
+        labels: &[u32],
+        scores: &[f32],
+        temperature: f32,
+        cancel: &Cancel,
+    ) -> Result<Self, TrainError> {
         let mut tally = Tally::new(classes.len());
         for (row, &label) in scores.chunks_exact(classes.len().max(1)).zip(labels) {
+            cancel.check()?;
             let logits: Vec<f32> = row.iter().map(|v| v / temperature).collect();
             tally.add(label as usize, row, &logits);
         }
-        tally.report(classes)
+        Ok(tally.report(classes))
     }
 }
 
@@ -362,7 +372,7 @@ mod tests {
             .iter()
             .flat_map(|&p| (0..3).map(move |c| f32::from(u8::from(c == p))))
             .collect();
-        let report = Report::new(&classes, &labels, &scores, 1.0);
+        let report = Report::new(&classes, &labels, &scores, 1.0, &Cancel::default()).unwrap();
         assert_eq!(report.confusion, vec![vec![2, 1, 0], vec![0, 2, 0], vec![0, 1, 0]]);
         assert!((report.accuracy - 4.0 / 6.0).abs() < 1e-12);
         assert!((report.per_class[1].precision - 0.5).abs() < 1e-12);

@@ -289,7 +289,7 @@ fn calibrated(
         return Ok(head);
     }
     let classes = head.classes().len();
-    let temperature = fit_temperature(&scores, &labels, classes);
+    let temperature = fit_temperature(&scores, &labels, classes, cancel)?;
     let energy = |row: &[f32]| {
         let scaled: Vec<f32> = row.iter().map(|score| score / temperature).collect();
         -log_sum_exp(&scaled)

@@ -18,15 +18,50 @@ use crate::common::daemon::Daemon;
 
 /// A daemon with a head, and a dataset that captures all that it answers.
 async fn capturing(retention: Retention) -> (Daemon, Client) {
+    let capture = CaptureSettings { maximum_probability: Some(1.0), ..CaptureSettings::default() };
+    let (daemon, client) = taught().await;
+    configure(&client, capture, retention).await;
+    (daemon, client)
+}
+
+async fn taught() -> (Daemon, Client) {
     let daemon = Daemon::start_roomy().await;
     let client = daemon.client().await;
     push_colours(&client, 10).await;
     train(&client, training(PromotionPolicy::Always)).await;
-    let capture = CaptureSettings { maximum_probability: Some(1.0), ..CaptureSettings::default() };
+    (daemon, client)
+}
+
+/// Chooses what the dataset `review` captures.
+async fn configure(client: &Client, capture: CaptureSettings, retention: Retention) {
     let mut settings = DatasetSettings { capture: Some(capture), ..DatasetSettings::default() };
     settings.set_retention(retention);
     client.configure_dataset("review", settings).await.unwrap();
-    (daemon, client)
+}
+
+/// A head's answer: how sure it is, whether it finds the picture strange, and the picture.
+struct Answered {
+    probability: f32,
+    unknown: bool,
+    picture: PredictRequest,
+}
+
+/// Answers on pictures from plain red to grey, before anything is captured.
+async fn answers(client: &Client) -> Vec<Answered> {
+    let mut found = Vec::new();
+    for step in 0..8_u32 {
+        let mix = |from: u32, to: u32| (from + (to * 12 - from * 12) * step / 84) as u8;
+        let colour = [220 - 12 * step as u8, mix(30, 120), mix(30, 120)];
+        let image = Some(colours::image(picture(colour, 40 + step)));
+        let request = PredictRequest { image, head: "colour".into(), ..PredictRequest::default() };
+        let answer = client.predict(request.clone()).await.unwrap();
+        found.push(Answered {
+            probability: answer.predictions[0].probability,
+            unknown: answer.novelty.unwrap().unknown,
+            picture: request,
+        });
+    }
+    found
 }
 
 /// The captured samples, once there are so many.
@@ -111,4 +146,52 @@ async fn predictions_with_a_map_by_raw_frames_and_by_model_infer_are_captured_to
     service.model_infer(request).await.unwrap();
     let sample = captured(&client, 3).await.remove(2);
     assert_eq!(sample.captured.unwrap().head, "colour@1");
+}
+
+/// The captures' thread keeps one picture after the other: once a later one is there, an earlier one
+/// that is not was never kept.
+#[tokio::test]
+async fn what_a_head_is_sure_of_is_not_kept_and_what_it_is_not_sure_of_is() {
+    let (_daemon, client) = taught().await;
+    let mut answers = answers(&client).await;
+    answers.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    let (surest, least) = (&answers[0], answers.last().unwrap());
+    let between = f32::midpoint(surest.probability, least.probability);
+    assert!(least.probability < between && between < surest.probability);
+    let capture = CaptureSettings {
+        maximum_probability: Some(between),
+        unknown: Some(false),
+        ..CaptureSettings::default()
+    };
+    configure(&client, capture, Retention::Images).await;
+    client.predict(surest.picture.clone()).await.unwrap();
+    client.predict(least.picture.clone()).await.unwrap();
+    let kept = captured(&client, 1).await;
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].captured.as_ref().unwrap().probability, least.probability);
+}
+
+#[tokio::test]
+async fn what_is_unknown_is_kept_however_sure_the_head_is_and_only_where_that_is_asked_for() {
+    let (_daemon, client) = taught().await;
+    let answers = answers(&client).await;
+    let known = answers.iter().find(|answer| !answer.unknown).expect("red is known");
+    let unknown: Vec<_> = answers.iter().filter(|answer| answer.unknown).collect();
+    assert!(unknown.len() >= 2, "what lies between the colours is not");
+    // No probability is as low as this.
+    let capture = |unknown| CaptureSettings {
+        maximum_probability: Some(0.0),
+        unknown: Some(unknown),
+        ..CaptureSettings::default()
+    };
+    configure(&client, capture(false), Retention::Images).await;
+    client.predict(unknown[0].picture.clone()).await.unwrap();
+    configure(&client, capture(true), Retention::Images).await;
+    client.predict(known.picture.clone()).await.unwrap();
+    client.predict(unknown[1].picture.clone()).await.unwrap();
+    let kept = captured(&client, 1).await;
+    assert_eq!(kept.len(), 1);
+    let captured = kept[0].captured.as_ref().unwrap();
+    assert_eq!(captured.probability, unknown[1].probability);
+    assert!(captured.novelty.is_some());
 }

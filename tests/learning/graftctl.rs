@@ -62,6 +62,9 @@ async fn a_device_is_taught_judged_and_its_head_moved_by_graftctl_alone() {
 
     let jobs = objects(&daemon, &["jobs"]).await;
     assert_eq!((jobs.len(), &jobs[0]["job"]), (2, &again["job"]));
+    let other = ["train", "--dataset", "colours", "--head", "other", "--kind", "lda"];
+    let other = objects(&daemon, &[&other[..], &["--no-learning-curve"]].concat()).await.remove(0);
+    assert_eq!(other["report"]["learning_curve"], serde_json::json!([]));
     let restarted = objects(&daemon, &["jobs", "restart", "1"]).await.remove(0);
     let watched = ["jobs", "watch", restarted["job"].as_str().unwrap()];
     assert_eq!(objects(&daemon, &watched).await[0]["version"], 3);

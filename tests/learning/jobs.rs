@@ -29,17 +29,24 @@ async fn a_job_that_waits_can_be_cancelled() {
     let daemon = Daemon::start_roomy().await;
     let client = daemon.client().await;
     push_colours(&client, 20).await;
-    let running = client.start_training(training(PromotionPolicy::Always)).await.unwrap().unwrap();
+    // The first needs a worker, of which there is none.
+    let busy = occupy(&daemon);
+    let request =
+        StartTrainingRequest { backbone: "features".into(), ..training(PromotionPolicy::Always) };
+    let running = client.start_training(request).await.unwrap().unwrap();
     let waiting = client.start_training(training(PromotionPolicy::Always)).await.unwrap().unwrap();
     let cancelled = client.cancel_job(&waiting.id).await.unwrap().unwrap();
     assert_eq!(cancelled.state(), JobState::Cancelled);
+    let unmoved = client.get_job(&running.id).await.unwrap().unwrap();
+    assert!(matches!(unmoved.state(), JobState::Queued | JobState::Running), "{unmoved:?}");
     client.cancel_job(&running.id).await.unwrap();
-    let mut news = client.watch_job(&running.id).await.unwrap();
-    let mut last = running;
-    while let Some(job) = news.next().await {
-        last = job.unwrap();
-    }
-    assert!(matches!(last.state(), JobState::Cancelled | JobState::Succeeded), "{last:?}");
+    let ended = end_of(&client, &running).await;
+    assert_eq!(ended.state(), JobState::Cancelled, "{ended:?}");
+    drop(busy);
+    // One that has ended stays as it is.
+    let again = client.cancel_job(&running.id).await.unwrap().unwrap();
+    assert_eq!(again.state(), JobState::Cancelled);
+    assert!(client.list_heads("").await.unwrap().is_empty());
     let unknown = client.get_job("4711").await.unwrap_err();
     assert_eq!(unknown.kind, ErrorKind::NotFound);
 }
@@ -58,6 +65,30 @@ pub fn occupy(daemon: &Daemon) -> Vec<(mpsc::Sender<()>, Ticket<()>)> {
         (release, ticket)
     });
     busy.collect()
+}
+
+#[tokio::test]
+async fn who_watches_a_job_is_told_phase_progress_loss_accuracy_and_time_left() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 40).await;
+    let options = TrainingOptions { kind: HeadKind::Softmax.into(), ..Default::default() };
+    let request =
+        StartTrainingRequest { options: Some(options), ..training(PromotionPolicy::Always) };
+    let job = client.start_training(request).await.unwrap().unwrap();
+    let mut news = client.watch_job(&job.id).await.unwrap();
+    let mut told = Vec::new();
+    while let Some(job) = news.next().await {
+        told.push(job.unwrap());
+    }
+    let last = told.last().unwrap();
+    assert_eq!((last.state(), last.progress), (JobState::Succeeded, 1.0), "{last:?}");
+    assert!(told.windows(2).all(|pair| pair[0].progress <= pair[1].progress), "{told:?}");
+    let phases: Vec<&str> = told.iter().map(|job| job.phase.as_str()).collect();
+    assert!(phases.contains(&"selecting"), "{phases:?}");
+    assert!(told.iter().any(|job| job.remaining_seconds.is_some_and(|left| left >= 0.0)));
+    assert!(last.loss.is_some_and(|loss| loss > 0.0), "{last:?}");
+    assert!(last.held_out_accuracy.is_some_and(|accuracy| accuracy > 0.8), "{last:?}");
 }
 
 /// The order of events tells it: both workers are held for as long as the job lives, so it can

@@ -207,7 +207,8 @@ async fn of_poisoned_jobs_none_goes_live_that_is_worse_by_more_than_the_toleranc
         let options = TrainingOptions {
             kind: kind.into(),
             seed,
-            regularization: Some(1.0 / 30.0),
+            // Only softmax regression has a penalty to choose.
+            regularization: (kind == HeadKind::Softmax).then_some(1.0 / 30.0),
             ..TrainingOptions::default()
         };
         StartTrainingRequest { options: Some(options), ..training(PromotionPolicy::IfBetter) }

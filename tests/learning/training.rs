@@ -2,9 +2,9 @@
 
 use graftd::client::ErrorKind;
 use graftd::client::messages::{
-    FeatureTransform, HeadFormat, HeadKind, ImportedHead, JobState, Labels, ListSamplesRequest,
-    NewSample, PromotionPolicy, SampleFilter, Split, StartTrainingRequest, TrainingOptions,
-    UpdateSampleRequest,
+    EvaluateHeadVersionRequest, FeatureTransform, HeadFormat, HeadKind, ImportedHead, JobState,
+    Labels, ListSamplesRequest, NewSample, PromotionPolicy, SampleFilter, Split,
+    StartTrainingRequest, TrainingOptions, UpdateSampleRequest,
 };
 
 use crate::colours::{
@@ -238,6 +238,7 @@ async fn every_option_of_a_training_is_kept_to_and_remembered() {
             neighbours: None,
             hidden_width: Some(128),
             false_alarm_rate: Some(0.05),
+            learning_curve: Some(true),
             ..options
         }
     );
@@ -283,4 +284,99 @@ async fn a_sample_may_carry_two_labels_and_a_multi_label_head_finds_both() {
     };
     assert!(probability("red") > 0.5 && probability("green") > 0.5, "{answer:?}");
     assert!(probability("blue") < 0.5, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_training_without_learning_curve_measures_none_and_says_so_of_its_head() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    for (number, kind) in [HeadKind::Prototype, HeadKind::MultiLabel].into_iter().enumerate() {
+        let options = TrainingOptions {
+            kind: kind.into(),
+            learning_curve: Some(false),
+            ..TrainingOptions::default()
+        };
+        let request =
+            StartTrainingRequest { options: Some(options), ..training(PromotionPolicy::Always) };
+        let job = train(&client, request).await;
+        assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
+        let report = job.report.unwrap();
+        assert!(report.learning_curve.is_empty() && report.learning_curve_message.is_empty());
+        let head = client.get_head("colour").await.unwrap().unwrap();
+        assert_eq!(head.versions[number].options.unwrap().learning_curve, Some(false));
+    }
+}
+
+fn held_out(head: &str, dataset: &str) -> EvaluateHeadVersionRequest {
+    let filter = SampleFilter { dataset: dataset.into(), ..SampleFilter::default() };
+    EvaluateHeadVersionRequest { head: head.into(), filter: Some(filter) }
+}
+
+#[tokio::test]
+async fn a_damaged_embedding_is_left_out_where_a_head_is_judged() {
+    let state = tempfile::tempdir().unwrap();
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    train(&client, training(PromotionPolicy::Always)).await;
+    let whole = client.evaluate_head_version(held_out("colour", "colours")).await.unwrap();
+    let whole = whole.evaluation.unwrap().sample_count;
+    drop(client);
+    daemon.end().await;
+
+    let database = rusqlite::Connection::open(state.path().join("graftd.sqlite")).unwrap();
+    let damaged = database.execute(
+        "UPDATE embeddings SET halves = zeroblob(length(halves)) WHERE (key & 0xffffffffffff) =
+         (SELECT min(key) FROM samples WHERE held_out)",
+        [],
+    );
+    assert_eq!(damaged.unwrap(), 1);
+    drop(database);
+
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    let judged = client.evaluate_head_version(held_out("colour", "colours")).await.unwrap();
+    let judged = judged.evaluation.unwrap();
+    assert_eq!(judged.sample_count, whole - 1);
+    assert!(judged.accuracy > 0.9, "{judged:?}");
+}
+
+#[tokio::test]
+async fn samples_that_a_backbone_has_not_seen_yet_are_embedded_to_judge_its_head() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let request =
+        StartTrainingRequest { backbone: "features".into(), ..training(PromotionPolicy::Always) };
+    assert_eq!(train(&client, request).await.state(), JobState::Succeeded);
+    // As they come in, samples are embedded by the default backbone alone.
+    let later = COLOURS.iter().flat_map(|(label, colour)| {
+        (0..4).map(move |number| NewSample {
+            dataset: "later".into(),
+            split: Split::HeldOut.into(),
+            ..sample(label, *colour, 7 + number)
+        })
+    });
+    assert_eq!(push(&client, later.collect()).await, (12, vec![]));
+    let judged = client.evaluate_head_version(held_out("colour", "later")).await.unwrap();
+    assert_eq!(judged.evaluation.unwrap().sample_count, 12);
+}
+
+#[tokio::test]
+async fn an_option_that_the_kind_cannot_keep_to_is_refused_by_its_path() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 5).await;
+    let options = TrainingOptions {
+        kind: HeadKind::Knn.into(),
+        balance_classes: Some(true),
+        ..TrainingOptions::default()
+    };
+    let request =
+        StartTrainingRequest { options: Some(options), ..training(PromotionPolicy::Always) };
+    let error = client.start_training(request).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::InvalidArgument, "{error}");
+    assert_eq!(error.field, "options.balance_classes", "{error}");
+    assert!(error.message.contains("knn"), "{error}");
 }

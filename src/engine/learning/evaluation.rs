@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::embedding::embed_missing;
 use super::labelled::{Labelled, Several};
 use super::{Learning, LearningError};
 use crate::base::cancel::Cancel;
@@ -24,7 +25,8 @@ pub struct Judged {
 }
 
 impl Learning {
-    /// Judges a version on the labelled samples that meet the filter. May take long.
+    /// Judges a version on the labelled samples that meet the filter; embeddings by its backbone that
+    /// are missing are made first, and samples that are damaged are left out. May take long.
     ///
     /// # Errors
     /// An unknown head or dataset; no labelled sample with an embedding by the head's backbone.
@@ -37,14 +39,16 @@ impl Learning {
     ) -> Result<Judged, LearningError> {
         let by = self.engine().snapshot().resolve(target)?;
         let head = by.head.ok_or_else(|| EngineError::Fault("a target without head".into()))?;
+        let (engine, store) = (self.engine(), self.store());
+        embed_missing(engine, store, dataset, &by.backbone, None, cancel, &mut |_| {})?;
         let key = by.backbone.embedding_key();
         let mut after = None;
         let mut rows = Vec::new();
         loop {
-            let page = self.store().samples(dataset, filter, after, PAGE)?;
+            let page = store.samples(dataset, filter, after, PAGE)?;
             for sample in page.samples {
                 cancel.check()?;
-                if let Some(values) = self.store().embedding_of(&sample, key)? {
+                if let Some(values) = self.sound_embedding(&sample, key)? {
                     let (id, labels) = (sample.id, sample.labels);
                     let (split, weight) = (sample.split, sample.weight);
                     rows.push(Ok((EmbeddedSample { id, labels, split, weight }, values)));

@@ -131,14 +131,20 @@ impl Learning {
         }
     }
 
-    /// The sample's embedding; one that is damaged is left out.
-    fn sound_embedding(
+    /// The sample's embedding; one that is damaged is left out, and the log says so.
+    pub(super) fn sound_embedding(
         &self,
         sample: &Sample,
         key: crate::base::digest::Digest,
     ) -> Result<Option<Vec<f32>>, LearningError> {
         match self.store().embedding_of(sample, key) {
-            Err(StoreError::Corrupt(_)) => Ok(None),
+            Err(StoreError::Corrupt(_)) => {
+                tracing::warn!(
+                    sample = sample.id,
+                    "left out as damaged; see `graftd store verify`"
+                );
+                Ok(None)
+            }
             other => Ok(other?),
         }
     }

@@ -318,7 +318,7 @@ impl Shared {
             backbone_sha256: backbone.network.digest().to_string(),
             embeddings: backbone.embedding_key().to_string(),
             dataset: follow.dataset.to_string(),
-            dataset_snapshot: self.snapshot(&follow.dataset)?,
+            dataset_snapshot: self.snapshot(&follow.dataset, learner)?,
             samples: learner.samples,
             seed: options.seed,
             options: serde_json::to_value(&options)?,
@@ -349,10 +349,10 @@ impl Shared {
         Ok(Some(version))
     }
 
-    /// SHA-256 of the dataset; empty where it is too large to be read for every version.
-    fn snapshot(&self, dataset: &Name) -> Result<String, LearningError> {
+    /// SHA-256 of the dataset; where it is too large to be read for every version, what was learnt of it.
+    fn snapshot(&self, dataset: &Name, learner: &Learner) -> Result<String, LearningError> {
         if self.store.dataset_stats(dataset)?.samples > DIGESTED {
-            return Ok(String::new());
+            return Ok(learnt(learner.samples, learner.through));
         }
         Ok(self.store.snapshot(dataset)?.digest.to_string())
     }
@@ -375,6 +375,11 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// How many samples were learnt, and the key of the newest, which no other sample ever has.
+fn learnt(samples: u64, through: Option<SampleKey>) -> String {
+    format!("samples={samples} newest={}", through.map_or(0, SampleKey::to_token))
 }
 
 impl Learner {
@@ -407,5 +412,17 @@ impl Learner {
         }
         self.through = self.through.max(Some(newest));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_of_a_large_dataset_says_how_many_samples_it_learnt_and_which_came_last() {
+        let newest = SampleKey::from_token(12_884_971_888);
+        assert_eq!(learnt(56_000, Some(newest)), "samples=56000 newest=12884971888");
+        assert_eq!(learnt(0, None), "samples=0 newest=0");
     }
 }

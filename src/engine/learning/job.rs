@@ -57,6 +57,8 @@ pub struct TrainingOptions {
     pub augmentations: u32,
     /// Whether the head, which must be of kind `slda`, goes on learning each new sample.
     pub follow_dataset: bool,
+    /// Whether it is measured if more samples would help.
+    pub learning_curve: bool,
 }
 
 impl Default for TrainingOptions {
@@ -76,11 +78,46 @@ impl Default for TrainingOptions {
             novelty: None,
             augmentations: 0,
             follow_dataset: false,
+            learning_curve: true,
         }
     }
 }
 
 impl TrainingOptions {
+    /// The first option that was set and has no part in a head of this kind, by the name of its field.
+    /// What may have a part is let through where cross-validation chooses the kind.
+    pub fn without_effect(&self) -> Option<&'static str> {
+        use Kind::{Knn, Mlp, MultiLabel, Softmax};
+        let default = Self::default();
+        let differs = |value: f32, usual: f32| (value - usual).abs() > f32::EPSILON;
+        let chosen = self.kind.is_none();
+        let any_of = |kinds: &[Kind]| self.kind.is_some_and(|kind| kinds.contains(&kind));
+        let options = [
+            ("balance_classes", self.balance_classes, !any_of(&[Knn])),
+            (
+                "label_smoothing",
+                self.label_smoothing > 0.0,
+                chosen || any_of(&[Softmax, Mlp, MultiLabel]),
+            ),
+            (
+                "regularization",
+                self.regularization.is_some(),
+                chosen || any_of(&[Softmax, MultiLabel]),
+            ),
+            ("neighbours", self.neighbours.is_some(), chosen || any_of(&[Knn])),
+            // Never chosen by cross-validation.
+            ("hidden_width", self.hidden_width != default.hidden_width, any_of(&[Mlp])),
+            (
+                "false_alarm_rate",
+                differs(self.false_alarm_rate, default.false_alarm_rate),
+                !any_of(&[MultiLabel]),
+            ),
+            ("novelty", self.novelty.is_some(), !any_of(&[MultiLabel])),
+        ];
+        let idle = options.into_iter().find(|(_, is_set, has_part)| *is_set && !has_part);
+        idle.map(|(field, ..)| field)
+    }
+
     /// As `train` wants them.
     pub fn to_train(&self) -> Options {
         let defaults = Options::default();

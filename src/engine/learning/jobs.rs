@@ -28,7 +28,7 @@ type Work = fn(
     JobId,
     &TrainingRequest,
     &Cancel,
-    &mut dyn FnMut(JobProgress),
+    &mut training::Tell<'_>,
 ) -> Result<TrainingOutcome, LearningError>;
 
 /// Starts, watches and cancels trainings.
@@ -265,7 +265,8 @@ impl Shared {
         let running = JobUpdate { state: Some(JobState::Running), ..JobUpdate::default() };
         let job = Job::try_from(self.store.update_job(id, running)?)?;
         self.tell(id, &job);
-        let mut news = News { shared: self, job, began: Instant::now(), told: None };
+        let latest = JobProgress::default();
+        let mut news = News { shared: self, job, latest, began: Instant::now(), told: None };
         let request = news.job.request.clone();
         let mut tell = |progress| news.tell(progress);
         let work = self.work;
@@ -307,12 +308,19 @@ impl Shared {
 struct News<'a> {
     shared: &'a Shared,
     job: Job,
+    /// The latest, told or not.
+    latest: JobProgress,
     began: Instant,
     told: Option<Instant>,
 }
 
 impl News<'_> {
+    /// The bar never goes back, and what a phase has no news of stays as it was.
     fn tell(&mut self, mut progress: JobProgress) {
+        progress.done = progress.done.max(self.latest.done);
+        progress.loss = progress.loss.or(self.latest.loss);
+        progress.held_out_accuracy = progress.held_out_accuracy.or(self.latest.held_out_accuracy);
+        self.latest = progress.clone();
         let new_phase = progress.phase != self.job.progress.phase;
         if !new_phase && self.told.is_some_and(|told| told.elapsed() < NEWS_INTERVAL) {
             return;
@@ -378,5 +386,47 @@ mod tests {
         assert!(!bad.record.error.unwrap().contains("by design"), "that is for the log");
         assert_eq!((good.record.state, good.is_fault()), (JobState::Failed, false));
         assert_eq!(good.record.error.as_deref(), Some("nothing to learn"));
+    }
+
+    #[test]
+    fn news_of_a_job_never_go_back_and_keep_what_a_later_phase_says_nothing_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let options =
+            EngineOptions { pool: PoolOptions { workers: 1, queue: 1 }, limits: Limits::default() };
+        let engine = Arc::new(Engine::start(Snapshot::default(), options).unwrap());
+        let following = Following::start(Arc::clone(&engine), store.clone()).unwrap();
+        let work: Work = |_, _, _, _, _, tell| {
+            let news = |phase: &str, done| JobProgress {
+                phase: phase.to_owned(),
+                done,
+                ..JobProgress::default()
+            };
+            tell(news("fitting", 0.4));
+            // Too soon after the first to be passed on by itself.
+            let (loss, held_out_accuracy) = (Some(0.7), Some(0.9));
+            tell(JobProgress { loss, held_out_accuracy, ..news("fitting", 0.5) });
+            tell(news("judging", 0.3));
+            Err(LearningError::NoSamples("nothing to learn".to_owned()))
+        };
+        let jobs = Jobs::start_with(engine, store, following.herald(), work).unwrap();
+        let request = TrainingRequest {
+            head: "h".parse().unwrap(),
+            dataset: "d".parse().unwrap(),
+            backbone: "b".parse().unwrap(),
+            options: TrainingOptions::default(),
+            promotion: Promotion::default(),
+        };
+        let id = jobs.queue(&request).unwrap().record.id;
+        if let Some(mut news) = jobs.watch(id) {
+            while news.has_changed().is_ok() {
+                news.borrow_and_update();
+                std::thread::yield_now();
+            }
+        }
+        let told = jobs.get(id).unwrap().progress;
+        assert_eq!((told.phase.as_str(), told.done), ("judging", 0.5));
+        assert_eq!((told.loss, told.held_out_accuracy), (Some(0.7), Some(0.9)));
+        assert!(told.remaining_seconds.is_some());
     }
 }

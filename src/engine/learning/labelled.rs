@@ -10,7 +10,7 @@ use crate::base::digest::Digest;
 use crate::base::name::Name;
 use crate::heads::{Head, Kind};
 use crate::store::{EmbeddedSample, Split, Store};
-use crate::train::{self, HalfRows, Report, Samples};
+use crate::train::{self, HalfRows, LabelSets, Report, Samples};
 
 /// Samples read from the store at once.
 const BLOCK: usize = 1024;
@@ -189,16 +189,6 @@ impl Labelled {
         &self.ids
     }
 
-    /// The classes of each sample.
-    pub(super) fn sets(&self) -> &[Vec<u32>] {
-        &self.sets
-    }
-
-    /// The classes by name.
-    pub(super) fn classes(&self) -> &[String] {
-        &self.classes
-    }
-
     /// The rows; `None` where there are none.
     pub(super) fn rows(&self) -> Option<HalfRows<'_>> {
         HalfRows::new(&self.values, self.width).filter(|_| !self.sets.is_empty())
@@ -212,6 +202,15 @@ impl Labelled {
             weights: self.weights.clone(),
             classes: self.classes.clone(),
             copy_of: self.copy_of.clone(),
+        }
+    }
+
+    /// The same with all classes of each sample.
+    pub(super) fn label_sets<'a>(&'a self, rows: &'a HalfRows<'a>) -> LabelSets<'a> {
+        LabelSets {
+            weights: self.weights.clone(),
+            copy_of: self.copy_of.clone(),
+            ..LabelSets::new(rows, &self.sets, &self.classes)
         }
     }
 

@@ -161,7 +161,8 @@ mod tests {
                 scores.extend((0..2).map(|c| if c == said { 1.0_f32 } else { 0.0 }));
             }
         }
-        Report::new(&classes, &labels, &scores, 1.0)
+        Report::new(&classes, &labels, &scores, 1.0, &crate::base::cancel::Cancel::default())
+            .unwrap()
     }
 
     fn rival(role: Role, report: &Report) -> Rival {

@@ -15,14 +15,19 @@ use crate::base::cancel::{Cancel, Cancelled};
 use crate::engine::{Answerer, Engine, LiveBackbone, LiveHead, Target};
 use crate::heads::{Head, Kind, Provenance, Scores};
 use crate::store::{JobId, SampleKey, Split, Store};
-use crate::train::{self, HalfRows, Phase, Report, Trained};
+use crate::train::{self, LabelSets, Phase, Progress, Report, Trained, Work};
 
 /// Versions of a head that are kept.
 const KEPT_VERSIONS: usize = 10;
 /// Values of all embeddings, with those of changed copies, at most: 200 MB.
 const MAXIMUM_VALUES: usize = 100_000_000;
-/// Share of the progress bar that embedding takes where there is anything to embed.
+/// Share of the progress bar that embedding takes where everything is to be embedded, copies included.
 const EMBEDDING_SHARE: f32 = 0.5;
+/// Where on the bar the held-out samples are judged.
+const JUDGING: f32 = 0.95;
+
+/// Hears how far a training is.
+pub(super) type Tell<'a> = dyn FnMut(JobProgress) + Send + 'a;
 
 /// Runs a training to its end; on a thread that may be slow.
 pub(super) fn run(
@@ -31,7 +36,7 @@ pub(super) fn run(
     id: JobId,
     request: &TrainingRequest,
     cancel: &Cancel,
-    tell: &mut dyn FnMut(JobProgress),
+    tell: &mut Tell<'_>,
 ) -> Result<TrainingOutcome, LearningError> {
     let target = Target::Backbone(request.backbone.to_string());
     let backbone = engine.snapshot().resolve(&target)?.backbone;
@@ -41,9 +46,14 @@ pub(super) fn run(
     let labels = store.dataset_stats(&request.dataset)?.labels;
     train::check_class_count(labels.values().filter(|count| count.train > 0).count())?;
     let newest = store.newest_sample(&request.dataset)?;
-    let mut told = |done| tell(phase("embedding", EMBEDDING_SHARE * done));
-    let embedded =
-        embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut told)?;
+    // Each photograph is run once, and once for every copy.
+    let runs = 1 + request.options.augmentations;
+    let mut reached = 0.0;
+    let mut told = |done: f32| {
+        reached = EMBEDDING_SHARE * done / runs as f32;
+        tell(phase("embedding", reached));
+    };
+    embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut told)?;
     let goes_on = || cancel.check().is_ok();
     let Some(snapshot) = store.snapshot_while(&request.dataset, &goes_on)? else {
         return Err(cancel.check().err().unwrap_or(Cancelled::ByCaller).into());
@@ -57,28 +67,16 @@ pub(super) fn run(
         training.forget_weights();
     }
     if request.options.augmentations > 0 {
-        add_copies(engine, store, request, &backbone, &mut training, cancel, tell)?;
+        add_copies(engine, store, request, &backbone, &mut training, reached, cancel, tell)?;
+        reached = EMBEDDING_SHARE;
     }
     let embedding_seconds = began.elapsed().as_secs_f64();
-    let copied = training.len() as u64 > train_count;
-    let start = if embedded > 0 || copied { EMBEDDING_SHARE } else { 0.0 };
-
-    let Some(rows) = training.rows() else {
-        return Err(LearningError::NoSamples(format!(
-            "dataset {} has no labelled samples for training with an embedding by {}",
-            request.dataset, request.backbone
-        )));
-    };
     let began = Instant::now();
-    let fitted = if multi_label {
-        fit_sets(&training, &rows, &request.options, cancel, tell)?
-    } else {
-        fit_classes(&training.samples(&rows), &request.options, start, cancel, tell)?
-    };
+    let fitted = fit(training, request, reached, cancel, tell)?;
     let fit_seconds = began.elapsed().as_secs_f64();
     let Fitted { head, reason, cross_validation, folds, learning_curve } = fitted;
 
-    tell(phase("judging", 0.95));
+    tell(phase("judging", JUDGING));
     let held_out = Labelled::read(store, &request.dataset, key, reading(Split::HeldOut), cancel)?;
     let judgement = judge(engine, store, request, &head, &held_out, cancel)?;
     let (new, live) = (&judgement.new, judgement.live());
@@ -176,15 +174,38 @@ fn phase(name: &str, done: f32) -> JobProgress {
     JobProgress { phase: name.to_owned(), done, ..JobProgress::default() }
 }
 
-/// Adds changed copies of the training photographs.
+/// Fits a head. The samples are gone afterwards, before those that are held out are read: a device has
+/// no memory for both.
+fn fit(
+    training: Labelled,
+    request: &TrainingRequest,
+    reached: f32,
+    cancel: &Cancel,
+    tell: &mut Tell<'_>,
+) -> Result<Fitted, LearningError> {
+    let Some(rows) = training.rows() else {
+        return Err(LearningError::NoSamples(format!(
+            "dataset {} has no labelled samples for training with an embedding by {}",
+            request.dataset, request.backbone
+        )));
+    };
+    if request.options.kind == Some(Kind::MultiLabel) {
+        fit_sets(&training.label_sets(&rows), &request.options, reached, cancel, tell)
+    } else {
+        fit_classes(&training.samples(&rows), &request.options, reached, cancel, tell)
+    }
+}
+
+/// Adds changed copies of the training photographs; the bar stands at `reached`.
 fn add_copies(
     engine: &Engine,
     store: &Store,
     request: &TrainingRequest,
     backbone: &Arc<LiveBackbone>,
     training: &mut Labelled,
+    reached: f32,
     cancel: &Cancel,
-    tell: &mut dyn FnMut(JobProgress),
+    tell: &mut Tell<'_>,
 ) -> Result<(), LearningError> {
     let TrainingOptions { augmentations, seed, .. } = request.options;
     let values = training.len() * (1 + augmentations as usize) * backbone.network.embedding().width;
@@ -198,7 +219,7 @@ fn add_copies(
     let of = (&request.dataset, training.ids());
     let copies =
         embed_copies(engine, store, of, backbone, (augmentations, seed), cancel, &mut |done| {
-            tell(phase("augmenting", EMBEDDING_SHARE * done));
+            tell(phase("augmenting", reached + (EMBEDDING_SHARE - reached) * done));
         })?;
     if copies.is_empty() {
         return Err(LearningError::NoSamples(format!(
@@ -210,57 +231,96 @@ fn add_copies(
     Ok(())
 }
 
+/// How the rest of the bar is divided: by samples times fits.
+struct Bar {
+    /// Where fitting begins and where it ends.
+    fitting: (f32, f32),
+}
+
+impl Bar {
+    fn new(reached: f32, work: &Work, options: &TrainingOptions) -> Self {
+        let curve = if options.learning_curve { work.curve } else { 0.0 };
+        let share = work.of_fit() / (work.of_fit() + curve).max(1.0);
+        Self { fitting: (reached, reached + (JUDGING - reached) * share as f32) }
+    }
+
+    fn at(&self, news: Progress) -> JobProgress {
+        let Progress { phase, done, loss, held_out_accuracy } = news;
+        let (name, (from, to)) = match phase {
+            Phase::Selecting => ("selecting", self.fitting),
+            Phase::Fitting => ("fitting", self.fitting),
+            Phase::Novelty => ("novelty", self.fitting),
+            Phase::LearningCurve => ("learning curve", (self.fitting.1, JUDGING)),
+        };
+        let done = from + (to - from) * done;
+        JobProgress {
+            phase: name.to_owned(),
+            done,
+            remaining_seconds: None,
+            loss,
+            held_out_accuracy,
+        }
+    }
+}
+
 /// A head whose classes exclude each other.
 fn fit_classes(
     samples: &train::Samples<'_>,
-    options: &TrainingOptions,
-    start: f32,
+    wanted: &TrainingOptions,
+    reached: f32,
     cancel: &Cancel,
-    tell: &mut dyn FnMut(JobProgress),
+    tell: &mut Tell<'_>,
 ) -> Result<Fitted, LearningError> {
-    let options = options.to_train();
-    let trained = train::fit(samples, &options, cancel, &mut |news| {
-        tell(JobProgress {
-            phase: phase_name(news.phase).to_owned(),
-            done: start + (0.9 - start) * news.done,
-            remaining_seconds: None,
-            loss: news.loss,
-            held_out_accuracy: news.held_out_accuracy,
-        });
-    })?;
+    let options = wanted.to_train();
+    let bar = Bar::new(reached, &Work::of(samples, &options), wanted);
+    let mut told = |news| tell(bar.at(news));
+    let trained = train::fit(samples, &options, cancel, &mut told)?;
     let Trained { head, recipe, reason, report: cross_validation, folds, .. } = trained;
-    let measured = train::learning_curve(samples, &recipe, &options, cancel, &mut measuring(tell));
-    let learning_curve = curve(measured)?;
+    let learning_curve = if wanted.learning_curve {
+        curve(train::learning_curve(samples, &recipe, &options, cancel, &mut told))?
+    } else {
+        Vec::new()
+    };
     Ok(Fitted { head, reason, cross_validation, folds, learning_curve })
 }
 
 /// A head whose classes do not exclude each other.
 fn fit_sets(
-    training: &Labelled,
-    rows: &HalfRows<'_>,
-    options: &TrainingOptions,
+    samples: &LabelSets<'_>,
+    wanted: &TrainingOptions,
+    reached: f32,
     cancel: &Cancel,
-    tell: &mut dyn FnMut(JobProgress),
+    tell: &mut Tell<'_>,
 ) -> Result<Fitted, LearningError> {
-    let options = options.to_train();
-    let (sets, classes) = (training.sets(), training.classes());
-    tell(phase("fitting", EMBEDDING_SHARE));
-    let head = train::fit_multi_label(rows, sets, classes, &options, cancel, &mut |_, loss| {
-        tell(JobProgress { loss: Some(loss), ..phase("fitting", EMBEDDING_SHARE) });
-    })?;
-    tell(phase("selecting", 0.8));
+    let options = wanted.to_train();
+    let work = Work::of_sets(samples.sets.len(), &options);
+    let bar = Bar::new(reached, &work, wanted);
+    let selection = (work.selection / work.of_fit()) as f32;
+    let mut told = |news| tell(bar.at(news));
     let (cross_validation, folds) =
-        train::cross_validate_sets(rows, sets, classes, &options, cancel)?;
-    let told = &mut measuring(tell);
-    let measured = train::learning_curve_of_sets(rows, sets, classes, &options, cancel, told);
-    let learning_curve = curve(measured)?;
+        train::cross_validate_sets(samples, &options, cancel, &mut |done, accuracy| {
+            told(Progress {
+                phase: Phase::Selecting,
+                done: selection * done,
+                loss: None,
+                held_out_accuracy: Some(accuracy),
+            });
+        })?;
+    let head = train::fit_multi_label(samples, &options, cancel, &mut |iteration, loss| {
+        told(Progress {
+            phase: Phase::Fitting,
+            done: selection + (1.0 - selection) * train::share_of_iterations(iteration),
+            loss: Some(loss),
+            held_out_accuracy: Some(cross_validation.accuracy),
+        });
+    })?;
+    let learning_curve = if wanted.learning_curve {
+        curve(train::learning_curve_of_sets(samples, &options, cancel, &mut told))?
+    } else {
+        Vec::new()
+    };
     let reason = "one yes or no a class".to_owned();
     Ok(Fitted { head, reason, cross_validation, folds, learning_curve })
-}
-
-/// Tells how far the measuring of a learning curve is.
-fn measuring(tell: &mut dyn FnMut(JobProgress)) -> impl FnMut(train::Progress) {
-    |news| tell(phase("learning curve", 0.9 + 0.05 * news.done))
 }
 
 /// Whether more samples would help; empty where that cannot be measured.
@@ -342,12 +402,4 @@ fn judge_elsewhere(
         return Ok(None);
     }
     same.rows().map(|rows| same.judge(&rows, &rival.head, cancel)).transpose()
-}
-
-fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Selecting => "selecting",
-        Phase::Fitting => "fitting",
-        Phase::Novelty => "novelty",
-    }
 }

@@ -24,7 +24,7 @@ pub fn job_id(field: &str, text: &str) -> Result<JobId, FieldError> {
 /// How a head is to be fitted.
 ///
 /// # Errors
-/// Numbers out of range; what this version cannot do yet.
+/// Numbers out of range; options that have no part in the kind of head that is asked for.
 pub fn options(options: wire::TrainingOptions) -> Result<TrainingOptions, FieldError> {
     let default = TrainingOptions::default();
     if options.regularization.is_some_and(|penalty| !(penalty.is_finite() && penalty > 0.0)) {
@@ -55,10 +55,11 @@ pub fn options(options: wire::TrainingOptions) -> Result<TrainingOptions, FieldE
         let problem = "must be NOVELTY_METHOD_ENERGY or unset for a head that follows its dataset";
         return Err(FieldError::new("novelty", problem));
     }
-    Ok(TrainingOptions {
+    let wanted = TrainingOptions {
         kind,
         features,
         novelty,
+        learning_curve: options.learning_curve.unwrap_or(default.learning_curve),
         follow_dataset: options.follow_dataset,
         augmentations: ranged("augmentations", Some(options.augmentations), 0..=32, 0)?,
         seed: options.seed,
@@ -79,7 +80,13 @@ pub fn options(options: wire::TrainingOptions) -> Result<TrainingOptions, FieldE
         )?,
         neighbours,
         hidden_width: ranged("hidden_width", options.hidden_width, 1..=4096, default.hidden_width)?,
-    })
+    };
+    if let Some(field) = wanted.without_effect() {
+        let kind = wanted.kind.map_or("auto", Kind::name);
+        let problem = format!("has no part in a head of the kind {kind}: leave it unset");
+        return Err(FieldError::new(field, problem));
+    }
+    Ok(wanted)
 }
 
 fn features(field: &str, value: i32) -> Result<Option<Features>, FieldError> {
@@ -231,6 +238,7 @@ pub fn fitted_with(options: &TrainingOptions) -> wire::TrainingOptions {
         transform: transform(options.features).into(),
         augmentations: options.augmentations,
         follow_dataset: options.follow_dataset,
+        learning_curve: Some(options.learning_curve),
         novelty: match options.novelty {
             None => wire::NoveltyMethod::Unspecified,
             Some(NoveltyMethod::Mahalanobis) => wire::NoveltyMethod::Mahalanobis,
@@ -329,6 +337,7 @@ mod tests {
             features: Some(Features::UnitLength),
             follow_dataset: true,
             novelty: Some(NoveltyMethod::Energy),
+            learning_curve: false,
             ..default
         };
         assert_eq!(options(fitted_with(&special)).unwrap(), special);
@@ -376,6 +385,82 @@ mod tests {
         for (field, request) in bad {
             assert_eq!(options(request).unwrap_err().path(), field);
         }
+    }
+
+    #[test]
+    fn an_option_that_a_kind_cannot_keep_to_is_refused_by_field_and_taken_by_one_that_can() {
+        use wire::HeadKind::{Knn, Lda, Mlp, MultiLabel, Prototype, Slda, Softmax, Unspecified};
+        let plain = wire::TrainingOptions::default();
+        let energy = wire::NoveltyMethod::Energy.into();
+        let cases = [
+            (
+                "balance_classes",
+                wire::TrainingOptions { balance_classes: Some(true), ..plain },
+                &[Knn][..],
+                &[Unspecified, Softmax, Lda, Slda, Prototype, Mlp, MultiLabel][..],
+            ),
+            (
+                "label_smoothing",
+                wire::TrainingOptions { label_smoothing: 0.1, ..plain },
+                &[Lda, Slda, Prototype, Knn],
+                &[Unspecified, Softmax, Mlp, MultiLabel],
+            ),
+            (
+                "regularization",
+                wire::TrainingOptions { regularization: Some(0.1), ..plain },
+                &[Lda, Slda, Prototype, Knn, Mlp],
+                &[Unspecified, Softmax, MultiLabel],
+            ),
+            (
+                "neighbours",
+                wire::TrainingOptions { neighbours: Some(3), ..plain },
+                &[Softmax, Lda, Slda, Prototype, Mlp, MultiLabel],
+                &[Unspecified, Knn],
+            ),
+            (
+                "hidden_width",
+                wire::TrainingOptions { hidden_width: Some(64), ..plain },
+                &[Unspecified, Softmax, Lda, Slda, Prototype, Knn, MultiLabel],
+                &[Mlp],
+            ),
+            (
+                "false_alarm_rate",
+                wire::TrainingOptions { false_alarm_rate: Some(0.1), ..plain },
+                &[MultiLabel],
+                &[Unspecified, Softmax, Lda, Slda, Prototype, Knn, Mlp],
+            ),
+            (
+                "novelty",
+                wire::TrainingOptions { novelty: energy, ..plain },
+                &[MultiLabel],
+                &[Unspecified, Softmax, Lda, Slda, Prototype, Knn, Mlp],
+            ),
+        ];
+        for (field, request, refused, taken) in cases {
+            for kind in refused {
+                let error = options(wire::TrainingOptions { kind: (*kind).into(), ..request });
+                assert_eq!(error.unwrap_err().path(), field, "{kind:?}");
+            }
+            for kind in taken {
+                let request = wire::TrainingOptions { kind: (*kind).into(), ..request };
+                assert!(options(request).is_ok(), "{field}: {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_samples_are_said_to_help_where_the_last_doubling_did() {
+        let point = |samples, accuracy| CurvePoint { samples, accuracy };
+        let said = would_more_help(&[point(10, 0.2), point(50, 0.80), point(100, 0.83)]);
+        assert!(said.contains("100 samples brought 3.0 points"), "{said}");
+        assert!(said.contains("more samples are likely to help"), "{said}");
+        // What earlier doublings brought does not count, nor does a loss.
+        for last in [0.805, 0.80, 0.75] {
+            let said = would_more_help(&[point(10, 0.2), point(50, 0.80), point(100, last)]);
+            assert!(said.contains("will hardly help"), "{said}");
+        }
+        assert_eq!(would_more_help(&[point(100, 0.9)]), "");
+        assert_eq!(would_more_help(&[]), "");
     }
 
     #[test]

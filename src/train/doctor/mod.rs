@@ -11,6 +11,7 @@ pub use advice::advice;
 pub use duplicates::{Duplicate, DuplicateGroup, groups};
 
 use super::fit::{Options, select};
+use super::progress::{Meter, Phase};
 use super::recipe::candidates;
 use super::{MAX_CLASSES, Samples, TrainError, blocks};
 use crate::base::cancel::Cancel;
@@ -169,7 +170,9 @@ fn judge(samples: &Samples<'_>, seed: u64, cancel: &Cancel) -> Result<Judgement,
         seed,
         ..Options::default()
     };
-    let held_out = select(samples, &candidates(&options), &options, cancel, &mut |_| {})?;
+    let mut nobody = |_| {};
+    let meter = Meter::new(Phase::Selecting, 1.0, &mut nobody);
+    let held_out = select(samples, &candidates(&options), &options, cancel, &meter)?;
     let probabilities: Vec<Vec<f32>> = held_out
         .scores
         .chunks_exact(classes)
