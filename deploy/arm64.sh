@@ -36,7 +36,10 @@ ls -l "$target/$triple/$folder/graftd" "$target/$triple/$folder/graftctl"
 state=$(mktemp -d)
 trap 'rm -rf "$state"' EXIT
 native="$target/$folder/graftd"
-foreign="qemu-aarch64-static -L /usr/aarch64-linux-gnu $target/$triple/$folder/graftd"
+# With the cross libraries alone: the loader of one libc and the library of another, as where the
+# distribution's arm64 packages are installed too, hang in the first thread that is started.
+root=/usr/aarch64-linux-gnu
+foreign="qemu-aarch64-static -L $root -E LD_LIBRARY_PATH=$root/lib $target/$triple/$folder/graftd"
 
 # Adding a model tries it in a child process, which qemu-user cannot start without binfmt_misc:
 # the native program adds it, the foreign one predicts from the same state folder.
