@@ -104,9 +104,9 @@ fn a_person_is_told_which_evidence_was_looked_for() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     // What speaks for one class rather than another speaks against the other rather than the one.
-    let (evidence_for, against) = (of("0-1", "for"), of("1-0", "against"));
-    assert!(evidence_for.contains("ant rather than bee: looked at x"), "{evidence_for}");
-    assert!(against.contains("bee rather than ant: evidence against it at x"), "{against}");
+    let (evidence_for, against) = (of("1-0", "for"), of("0-1", "against"));
+    assert!(evidence_for.contains("bee rather than ant: looked at x"), "{evidence_for}");
+    assert!(against.contains("ant rather than bee: evidence against it at x"), "{against}");
 }
 
 #[test]

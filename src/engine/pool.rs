@@ -225,7 +225,9 @@ impl Drop for Pool {
             state.background.clear();
         }
         self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
+        // A job may hold what holds the pool: the worker that lets go of it last cannot wait for itself.
+        let own = std::thread::current().id();
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
             // A worker catches the panics of its jobs, so there is nothing to learn from it.
             let _ = thread.join();
         }

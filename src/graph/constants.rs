@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tract_onnx::prelude::{Tensor, TypedModel};
 use tract_onnx::tract_core::internal::DimLike as _;
 use tract_onnx::tract_core::ops::konst::Const;
+use tract_onnx::tract_core::ops::matmul::optimized::{MatMulOperand, OptMatMul, ProtoFusedSpec};
+use tract_onnx::tract_core::tract_linalg::mmm::EagerPackedInput;
 
 /// The constants of several graphs that are alive at the same time; one that they share counts once.
 #[derive(Debug, Default)]
@@ -29,9 +31,25 @@ impl Constants {
             if let Some(constant) = node.op_as::<Const>() {
                 self.add(constant.val());
             }
+            if let Some(product) = node.op_as::<OptMatMul>() {
+                product.micro_ops.iter().for_each(|step| self.add_operands(step));
+            }
             node.outputs.iter().filter_map(|output| output.fact.konst.as_ref()).for_each(|known| {
                 self.add(known);
             });
+        }
+    }
+
+    /// Counts the weights that tract has packed into a matrix product.
+    fn add_operands(&mut self, step: &ProtoFusedSpec) {
+        let ProtoFusedSpec::AddMatMul { a, b, .. } = step else { return };
+        for operand in [a, b] {
+            let MatMulOperand::Const(value) = operand else { continue };
+            let shared = value.downcast_ref::<EagerPackedInput>();
+            let shared = shared.map(|input| Arc::as_ptr(&input.packed).addr());
+            if shared.is_none_or(|address| self.seen.insert(address)) {
+                self.bytes += value.exotic_fact().mem_size().to_usize().unwrap_or_default();
+            }
         }
     }
 

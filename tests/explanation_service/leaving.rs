@@ -8,7 +8,9 @@ use graftd::client::messages::{
     PredictRequest,
 };
 use graftd::client::{Client, ErrorKind, Picture};
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tract_onnx::pb::ModelProto;
 
 use crate::common::daemon::{Daemon, photograph};
@@ -107,11 +109,12 @@ async fn score_cam_stops_when_the_caller_leaves_a_stream_of_explanations() {
     let before = daemon.runs("wide");
     let request = Some(request(ExplainMethod::ScoreCam));
     let item = ExplainStreamRequest { correlation_id: "a".into(), request };
-    // The caller does not end the stream from its side: it is gone.
-    let items = tokio_stream::once(item).chain(tokio_stream::pending());
+    let (more, waiting) = mpsc::channel(1);
+    let items = tokio_stream::once(item).chain(ReceiverStream::new(waiting));
     let answers = client.explain_stream(items).await.unwrap();
     in_the_middle(&daemon, before).await;
-    drop(answers);
+    // The client's side resets the call once nobody holds either of its directions.
+    drop((answers, more));
     let_go(&daemon, before).await;
 }
 
