@@ -1,7 +1,8 @@
 //! Fits softmax regression on raw files, for the comparison with scikit-learn
 //! (`tests/reference/softmax_speed.py`): how fast the objective falls, and what memory it takes.
 //!
-//! `softmax_regression EMBEDDINGS.f16 LABELS.u32 CLASSES INVERSE_PENALTY`
+//! `softmax_regression EMBEDDINGS.f16 LABELS.u32 CLASSES INVERSE_PENALTY ENOUGH`: it ends at the first
+//! iteration whose objective is at most `ENOUGH`.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -10,7 +11,7 @@ use std::time::Instant;
 use graftd::base::cancel::Cancel;
 use graftd::heads::Transform;
 use graftd::train::logistic::{LogisticOptions, fit_softmax};
-use graftd::train::{HalfRows, Samples, Stop};
+use graftd::train::{HalfRows, Samples, Stop, TrainError};
 use half::f16;
 
 /// A line of `/proc/self/status` in bytes.
@@ -23,9 +24,10 @@ fn memory(field: &str) -> Result<u64, Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [x, y, classes, inverse_penalty] = arguments.as_slice() else {
-        return Err("EMBEDDINGS.f16 LABELS.u32 CLASSES INVERSE_PENALTY".into());
+    let [x, y, classes, inverse_penalty, enough] = arguments.as_slice() else {
+        return Err("EMBEDDINGS.f16 LABELS.u32 CLASSES INVERSE_PENALTY ENOUGH".into());
     };
+    let enough: f64 = enough.parse()?;
     let labels: Vec<u32> = std::fs::read(y)?
         .as_chunks()
         .0
@@ -50,19 +52,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     // is measured from here (proc_pid_clear_refs(5)).
     std::fs::OpenOptions::new().write(true).open("/proc/self/clear_refs")?.write_all(b"5")?;
     let before = memory("VmRSS")?;
-    let mut trace = Vec::new();
+    let (mut reached, mut iterations) = (f64::INFINITY, 0);
     let began = Instant::now();
     let (cancel, none) = (Cancel::default(), Transform::default());
-    let fitted = fit_softmax(&samples, &none, &options, &cancel, &mut |_, objective| {
-        trace.push((objective, began.elapsed().as_secs_f64()));
-    })?;
+    let fitted = fit_softmax(&samples, &none, &options, &cancel, &mut |iteration, objective| {
+        (iterations, reached) = (iteration, objective);
+        if objective <= enough {
+            cancel.cancel();
+        }
+    });
     let seconds = began.elapsed().as_secs_f64();
+    match fitted {
+        Ok(_) | Err(TrainError::Cancelled(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     let result = serde_json::json!({
-        "objective": fitted.objective,
-        "iterations": fitted.iterations,
+        "objective": reached,
+        "iterations": iterations,
         "seconds": seconds,
         "memory": memory("VmHWM")?.saturating_sub(before),
-        "trace": trace,
     });
     println!("{result}");
     Ok(())
