@@ -35,7 +35,8 @@ pub struct Explanation {
 
 /// Explains one input of `network`.
 ///
-/// `forward` may be a run of the same input that was made before ([`Explainer::forward`]); otherwise the network runs once here.
+/// `forward` may be a run of the same input that was made before ([`Explainer::forward`]); otherwise the
+/// network runs once here.
 ///
 /// # Errors
 /// See [`ExplainError`]. When `cancel` is raised, work stops before the next run of the network; there

@@ -1,11 +1,6 @@
 //! A network that was loaded: its parts, its layers, its plan.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
 
 use tract_onnx::model::ParseResult;
 use tract_onnx::pb::NodeProto;
@@ -13,6 +8,7 @@ use tract_onnx::prelude::InferenceModelExt as _;
 use tract_onnx::tract_hir::infer::Factoid as _;
 
 use super::anatomy::{self, Anatomy, EmbeddingSource, Structure};
+use super::file::{OnnxFile, Source};
 use super::layer::{self, Layer};
 use super::onnx::{OnnxModel, declared_shape, integers, sort_nodes};
 use super::{Ending, Extension, GraphError, Overrides, Plan, Tensor, View, layout, topology};
@@ -24,16 +20,6 @@ use crate::vision::TensorLayout;
 const POOLED_EMBEDDING: &str = "graftd.embedding";
 /// The largest side of an input: a larger one is a mistake or an attack.
 const MAX_SIDE: usize = 4096;
-
-/// Where the bytes of the ONNX file are.
-#[derive(Clone, Debug)]
-pub enum Source {
-    /// In memory.
-    Bytes(Cow<'static, [u8]>),
-    /// On disk; read anew whenever a view is made, and its digest compared. It stays open while the
-    /// network is loaded, so that it may be moved, replaced or deleted meanwhile.
-    File(PathBuf),
-}
 
 /// How to load a network.
 #[derive(Clone, Debug, Default)]
@@ -313,52 +299,6 @@ impl Network {
         add_pooled_embedding(&mut model, &self.anatomy);
         View::declare(parse(&model)?, tensors)
     }
-}
-
-/// The ONNX file of a loaded network, for reading it again.
-#[derive(Debug)]
-enum OnnxFile {
-    Bytes(Cow<'static, [u8]>),
-    Open { path: PathBuf, file: File },
-}
-
-impl OnnxFile {
-    fn open(source: Source) -> Result<Self, GraphError> {
-        Ok(match source {
-            Source::Bytes(bytes) => Self::Bytes(bytes),
-            Source::File(path) => {
-                let file = File::open(&path).map_err(|error| unreadable(&path, &error))?;
-                Self::Open { path, file }
-            }
-        })
-    }
-
-    /// The bytes and their digest, which has to be `expected` where that is known.
-    fn read(&self, expected: Option<Digest>) -> Result<(Cow<'static, [u8]>, Digest), GraphError> {
-        let bytes = match self {
-            Self::Bytes(bytes) => bytes.clone(),
-            Self::Open { path, file } => {
-                Cow::Owned(read_whole(file).map_err(|error| unreadable(path, &error))?)
-            }
-        };
-        let actual = Digest::of(&bytes);
-        match expected.filter(|expected| *expected != actual) {
-            Some(expected) => Err(GraphError::Changed { expected, actual }),
-            None => Ok((bytes, actual)),
-        }
-    }
-}
-
-/// By positions, for several threads may read at a time.
-fn read_whole(file: &File) -> io::Result<Vec<u8>> {
-    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-    let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> GraphError {
-    GraphError::Malformed(format!("{}: {error}", path.display()))
 }
 
 /// Embedding, logits, last spatial layer: the order of [`Part`].

@@ -138,23 +138,36 @@ impl Store {
     /// Deletes the damaged rows with these ids, without ids all of the dataset; returns how many. Of
     /// what such a row says, nothing but its id can be asked for.
     fn delete_damaged(&self, dataset: &Name, ids: &[String], at_once: usize) -> Result<u64> {
-        let mut total = 0;
-        loop {
-            let (dataset, ids) = (dataset.clone(), ids.to_owned());
-            let removed = self.write(Urgency::Now, move |session| {
-                let number = session.ledger().dataset(&dataset)?.dataset.number;
-                if ids.is_empty() {
-                    let keys = query::damaged_in(session.connection, number, at_once)?;
-                    remove_damaged_rows(session, &keys)
-                } else {
-                    remove_damaged_ids(session, number, ids.iter().map(String::as_str))
-                }
-            })?;
-            total += removed;
-            if removed == 0 {
-                return Ok(total);
+        let number = self.dataset(dataset)?.number;
+        // By a reader: the writer has better to do than to read a whole dataset.
+        let keys = self.read(|connection| {
+            if ids.is_empty() {
+                return query::damaged_in(connection, number);
             }
+            let ledger = self.ledger();
+            let mut keys = Vec::new();
+            for id in ids {
+                keys.extend(query::damaged_under(connection, &ledger, number, id)?);
+            }
+            keys.sort_unstable();
+            keys.dedup();
+            Ok(keys)
+        })?;
+        let mut removed = 0;
+        for keys in keys.chunks(at_once) {
+            let keys = keys.to_vec();
+            removed += self.write(Urgency::Now, move |session| {
+                // One may have been sent again since.
+                let mut damaged = Vec::new();
+                for key in keys {
+                    if query::is_damaged(session.connection, key)? {
+                        damaged.push(key);
+                    }
+                }
+                remove_damaged_rows(session, &damaged)
+            })?;
         }
+        Ok(removed)
     }
 }
 
@@ -186,18 +199,13 @@ pub(super) fn remove(session: &mut Session<'_>, sample: &Sample) -> Result<()> {
     session.ledger().remove(sample, sample::id_hash(sample.key.dataset(), &sample.id))
 }
 
-/// Removes the damaged rows in which these ids should be found; returns how many there were.
-pub(super) fn remove_damaged_ids<'a>(
+/// Removes the damaged rows in which this id should be found; returns how many there were.
+pub(super) fn remove_damaged_id(
     session: &mut Session<'_>,
     dataset: DatasetNumber,
-    ids: impl IntoIterator<Item = &'a str>,
+    id: &str,
 ) -> Result<u64> {
-    let mut keys = Vec::new();
-    for id in ids {
-        keys.extend(query::damaged_under(session.connection, &session.ledger(), dataset, id)?);
-    }
-    keys.sort_unstable();
-    keys.dedup();
+    let keys = query::damaged_under(session.connection, &session.ledger(), dataset, id)?;
     remove_damaged_rows(session, &keys)
 }
 

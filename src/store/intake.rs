@@ -263,7 +263,7 @@ fn insert(session: &mut Session<'_>, dataset: &Name, prepared: Prepared) -> Resu
     };
     let known = match find(session) {
         Err(StoreError::Corrupt(_))
-            if change::remove_damaged_ids(session, dataset.number, [&*sample.id])? > 0 =>
+            if change::remove_damaged_id(session, dataset.number, &sample.id)? > 0 =>
         {
             tracing::warn!(sample = %sample.id, "its row was damaged and is replaced");
             find(session)

@@ -312,27 +312,29 @@ pub(super) fn damaged_under(
     keys.retain(|key| key.dataset() == dataset);
     let mut damaged = Vec::new();
     for key in keys {
-        if sound(by_key(connection, key))?.is_none() {
+        if is_damaged(connection, key)? {
             damaged.push(key);
         }
     }
     Ok(damaged)
 }
 
-/// Up to `limit` rows of a dataset that are not as they were written.
+/// Whether there is a row with this key that is not as it was written.
+pub(super) fn is_damaged(connection: &Connection, key: SampleKey) -> Result<bool> {
+    Ok(sound(by_key(connection, key))?.is_none())
+}
+
+/// The rows of a dataset that are not as they were written.
 pub(super) fn damaged_in(
     connection: &Connection,
     dataset: DatasetNumber,
-    limit: usize,
 ) -> Result<Vec<SampleKey>> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM samples WHERE key > ?1 AND key <= ?2 ORDER BY key"
     ))?;
     let mut rows = statement.query([SampleKey::before(dataset).0, SampleKey::last(dataset).0])?;
     let mut damaged = Vec::new();
-    while damaged.len() < limit
-        && let Some(row) = rows.next()?
-    {
+    while let Some(row) = rows.next()? {
         if sound(Sample::from_row(row))?.is_none() {
             damaged.push(SampleKey(row.get(0)?));
         }
