@@ -88,7 +88,7 @@ fn explain_prints_one_object_an_image_and_a_failure_in_its_place() {
     let objects = self::objects(&output);
     assert!(objects[0]["error"]["message"].as_str().unwrap().contains("cannot write"));
     assert!(objects[1]["map"].is_array());
-    for (flag, value) in [("--overlay", "o.gif"), ("--strength", "7")] {
+    for (flag, value) in [("--overlay", "o.gif"), ("--strength", "7"), ("--longest-side", "0")] {
         let output = graftd(state.path(), &["explain", good, flag, value]);
         assert!(!output.status.success() && output.stdout.is_empty(), "{flag} {value}");
     }
@@ -162,11 +162,12 @@ fn the_overlay_has_the_colours_asked_for_by_name() {
     for name in ["jet", "turbo", "viridis", "inferno", "magma", "grey"] {
         let colors: ColorMap = name.parse().unwrap();
         let flags = ["--colors", name, "--strength", "1", "--resize", "squash"];
-        let file = ["--overlay", overlay.to_str().unwrap()];
+        let file = ["--overlay", overlay.to_str().unwrap(), "--longest-side", "12"];
         let explain = ["explain", photograph.to_str().unwrap(), "--method", "eigen-cam"];
         let output = graftd(state.path(), &[&explain[..], &flags[..], &file[..]].concat());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let drawn = decode(&std::fs::read(&overlay).unwrap(), &Limits::default()).unwrap();
+        assert_eq!((drawn.width, drawn.height), (12, 8), "{name}");
         let palette = colors.palette();
         assert!(drawn.pixels.as_chunks().0.iter().all(|pixel| palette.contains(pixel)), "{name}");
         assert!(!seen.contains(&drawn.pixels), "{name} looks like another");

@@ -13,7 +13,7 @@ use common::daemon::{Daemon, photograph, reference};
 use graftd::client::Picture;
 use graftd::client::messages::new_sample::Content;
 use graftd::client::messages::{NewSample, PredictRequest};
-use graftd::vision::{Preprocessing, Preset};
+use graftd::vision::{Limits, Preprocessing, Preset, decode};
 use serde_json::{Value, json};
 
 const GRAFTCTL: &str = env!("CARGO_BIN_EXE_graftctl");
@@ -169,8 +169,12 @@ async fn a_difference_is_explained_with_both_its_classes_and_overlays_keep_apart
     }
     let jpeg = out.join("one.jpg");
     let one = ["explain", &pictures[0], "--overlay", jpeg.to_str().unwrap()];
-    assert!(graftctl(&daemon, &one).await.status.success());
-    assert!(std::fs::read(&jpeg).unwrap().starts_with(b"\xff\xd8"), "a JPEG file");
+    let small = [&one[..], &["--longest-side", "12"]].concat();
+    assert!(graftctl(&daemon, &small).await.status.success());
+    let file = std::fs::read(&jpeg).unwrap();
+    assert!(file.starts_with(b"\xff\xd8"), "a JPEG file");
+    let drawn = decode(&file, &Limits::default()).unwrap();
+    assert_eq!((drawn.width, drawn.height), (12, 8));
     let gif = ["explain", &pictures[0], "--overlay", "o.gif"];
     assert_eq!(graftctl(&daemon, &gif).await.status.code(), Some(1));
 }

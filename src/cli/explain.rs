@@ -44,6 +44,9 @@ pub(crate) struct Explain {
     /// The map's share of the overlay's colour, 0 to 1.
     #[arg(long, default_value_t = DEFAULT_STRENGTH, value_parser = terminal::strength)]
     strength: f32,
+    /// Pixels of the overlay's longer side at most. Default: the photograph's own size.
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    longest_side: Option<u32>,
     /// Measure the explanation: insertion and deletion curves, average drop and, with --boxes, the
     /// pointing game and the energy inside. About a hundred more runs an image.
     #[arg(long)]
@@ -225,7 +228,7 @@ impl Explain {
             format: if overlays.are_jpeg() { JPEG } else { ImageFormat::Png },
             colors: self.colors,
             strength: self.strength,
-            longest_side: None,
+            longest_side: self.longest_side,
         });
         let options = |image: &Path| ExplainOptions {
             quality: self.score,

@@ -14,7 +14,7 @@ use crate::client::messages::{
     OverlayOptions, SampleBoxes,
 };
 use crate::client::{Client, ClientError, ErrorKind};
-use crate::terminal::sheet::{Section, Tile, contact_sheet};
+use crate::terminal::sheet::{Section, TILE_PIXELS, Tile, contact_sheet};
 use crate::terminal::{self, Edges};
 
 /// Samples a class that a person is shown in the table; `--json` and the sheet have all.
@@ -144,7 +144,10 @@ impl Audit {
         })?;
         let options = ExplainOptions {
             class: format!("label:{label}"),
-            overlay: Some(OverlayOptions::default()),
+            overlay: Some(OverlayOptions {
+                longest_side: Some(TILE_PIXELS),
+                ..OverlayOptions::default()
+            }),
             ..self.how.options()
         };
         let request = ExplainRequest {

@@ -36,6 +36,9 @@ pub struct Explain {
     /// The map's share of the overlay's colour, 0 to 1. Default: 0.4.
     #[arg(long, value_parser = crate::terminal::strength)]
     strength: Option<f32>,
+    /// Pixels of the overlay's longer side at most. Default: the photograph's own size.
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    longest_side: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -99,7 +102,8 @@ impl Explain {
         let overlay = overlays.map(|overlays| {
             let format = if overlays.are_jpeg() { OverlayFormat::Jpeg } else { OverlayFormat::Png };
             let color_map = ColorMap::from(self.colors).into();
-            OverlayOptions { format: format.into(), color_map, strength: self.strength }
+            let Self { strength, longest_side, .. } = *self;
+            OverlayOptions { format: format.into(), color_map, strength, longest_side }
         });
         ExplainOptions { class: self.class.clone(), overlay, ..self.how.options() }
     }

@@ -78,6 +78,12 @@ async fn a_worker_hands_out_the_drawings_themselves() {
     let small = Overlay { longest_side: Some(64), ..jpeg };
     let one = drawn(Drawing { overlay: Some(small), photograph_map: false }).await;
     assert_eq!((size(one.overlay), one.photograph_map), ((64, 48), None));
+    let options = ExplainOptions {
+        overlay: Some(OverlayOptions { longest_side: Some(12), ..OverlayOptions::default() }),
+        ..ExplainOptions::default()
+    };
+    let answer = daemon.client().await.explain(explain(options)).await.unwrap();
+    assert_eq!(size(Some(answer.explanation.unwrap().overlay)), (12, 8), "asked for by a client");
     let none = drawn(Drawing::default()).await;
     assert!(none.overlay.is_none() && none.photograph_map.is_none());
 }

@@ -101,7 +101,9 @@ impl TryFrom<graft::OverlayOptions> for Overlay {
             graft::ColorMap::Grey => ColorMap::Grey,
         };
         let strength = ranged("strength", options.strength, 0.0..=1.0, DEFAULT_STRENGTH)?;
-        Ok(Self { format, colors, strength, longest_side: None })
+        let in_range = |side| ranged("longest_side", Some(side), 1..=u32::from(u16::MAX), side);
+        let longest_side = options.longest_side.map(in_range).transpose()?;
+        Ok(Self { format, colors, strength, longest_side })
     }
 }
 
@@ -281,5 +283,10 @@ mod tests {
             o.overlay = Some(graft::OverlayOptions { strength: Some(2.0), ..Default::default() });
         };
         assert_eq!(with(strength), "overlay.strength");
+        let longest_side = |o: &mut graft::ExplainOptions| {
+            let overlay = graft::OverlayOptions { longest_side: Some(0), ..Default::default() };
+            o.overlay = Some(overlay);
+        };
+        assert_eq!(with(longest_side), "overlay.longest_side");
     }
 }
