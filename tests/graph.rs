@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::onnx::{model, node, weights};
 use graftd::graph::{Ending, Network, Options, Part, Source};
 
 fn load(assets: &std::path::Path, file: &str) -> Network {
@@ -46,7 +47,7 @@ fn every_network_finds_its_feature_map_and_answers_as_onnxruntime_does() {
 }
 
 #[test]
-fn a_softmax_or_its_logarithm_at_the_end_is_told_and_cut_off() {
+fn a_softmax_its_logarithm_or_a_sigmoid_at_the_end_is_told_and_cut_off() {
     let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tiny");
     let expected = std::fs::read_to_string(tiny.join("expected.json")).unwrap();
     let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();
@@ -56,6 +57,7 @@ fn a_softmax_or_its_logarithm_at_the_end_is_told_and_cut_off() {
         (Ending::Logits, "logits"),
         (Ending::Softmax, "softmax"),
         (Ending::LogSoftmax, "log_softmax"),
+        (Ending::Sigmoid, "sigmoid"),
     ] {
         let network = load(&tiny, &format!("{name}.onnx"));
         let classifier = network.classifier().unwrap();
@@ -65,6 +67,20 @@ fn a_softmax_or_its_logarithm_at_the_end_is_told_and_cut_off() {
             assert!((actual - expected).abs() < 1e-5, "{name}: {actual} {expected}");
         }
     }
+}
+
+#[test]
+fn features_that_end_in_a_sigmoid_are_no_classifier() {
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "conv"),
+        node("GlobalAveragePool", &["conv"], "pooled"),
+        node("Flatten", &["pooled"], "flat"),
+        node("Sigmoid", &["flat"], "squashed"),
+    ];
+    let kernel = weights("kernel", &[5, 3, 1, 1]);
+    let network = common::onnx::load(&model(&[1, 3, 4, 4], nodes, vec![kernel])).unwrap();
+    assert_eq!(network.classifier(), None);
+    assert_eq!((network.embedding().tensor.as_str(), network.embedding().width), ("squashed", 5));
 }
 
 #[test]

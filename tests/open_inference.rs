@@ -101,10 +101,12 @@ async fn the_server_and_its_models_describe_themselves() {
 #[tokio::test]
 async fn the_file_s_own_output_comes_back_with_its_values_unchanged() {
     let daemon = Daemon::start().await;
-    let log_softmax = Source::File(reference("tiny/log_softmax.onnx"));
-    daemon.serve_too("log_softmax", Network::load(log_softmax, &Options::default()).unwrap());
+    for ending in ["log_softmax", "sigmoid"] {
+        let file = Source::File(reference(&format!("tiny/{ending}.onnx")));
+        daemon.serve_too(ending, Network::load(file, &Options::default()).unwrap());
+    }
     let mut service = service(&daemon).await;
-    for ending in ["logits", "softmax", "log_softmax", "features"] {
+    for ending in ["logits", "softmax", "log_softmax", "sigmoid", "features"] {
         let expected = expected(ending).repeat(3);
         let answer = infer(&mut service, values(ending, 3)).await;
         assert_eq!((answer.id.as_str(), answer.model_version.as_str()), ("request-7", "1"));

@@ -76,6 +76,31 @@ async fn a_softmax_in_the_file_changes_neither_logits_nor_probabilities() {
 }
 
 #[tokio::test]
+async fn classes_of_a_network_that_ends_in_a_sigmoid_may_all_be_there() {
+    let daemon = Daemon::start().await;
+    let file = std::fs::read(reference("tiny/sigmoid.onnx")).unwrap();
+    daemon.serve_too("sigmoid", common::onnx::load_bytes(file).unwrap());
+    let client = daemon.client().await;
+    let request =
+        |backbone: &str| PredictRequest { backbone: backbone.into(), ..encoded(photograph()) };
+    let found = client.predict(request("sigmoid")).await.unwrap().predictions;
+    let with_softmax = client.predict(request("softmax")).await.unwrap().predictions;
+    assert_eq!(found.len(), with_softmax.len());
+    for (class, other) in found.iter().zip(&with_softmax) {
+        assert_eq!((class.index, class.logit), (other.index, other.logit));
+        let expected = 1.0 / (1.0 + (-class.logit).exp());
+        assert!((class.probability - expected).abs() < 1e-6, "{class:?}");
+    }
+    let mut embed: EmbedRequest = Picture::from_bytes(photograph()).into();
+    embed.backbone = "sigmoid".into();
+    assert_eq!(
+        client.embed(embed).await.unwrap().embedding.len(),
+        12,
+        "what enters the classifier"
+    );
+}
+
+#[tokio::test]
 async fn an_embedding_is_what_enters_the_classifier() {
     let daemon = Daemon::start().await;
     let client = daemon.client().await;

@@ -49,7 +49,7 @@ pub struct TensorNames {
     /// The image input.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// The classifier's output before softmax.
+    /// The classifier's output before softmax or sigmoid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logits: Option<String>,
     /// The vector that enters the classifier, or a feature map whose mean over space does.

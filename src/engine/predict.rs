@@ -11,7 +11,8 @@ use bytes::Bytes;
 use super::{Answerer, EngineError, Forward};
 use crate::backbones::Label;
 use crate::base::cancel::Cancel;
-use crate::heads::{log_sum_exp, softmax};
+use crate::graph::{Ending, Network};
+use crate::heads::{log_sum_exp, sigmoid, softmax};
 use crate::vision::{Limits, Picture, PixelFormat, Placement, Preprocessor, RawFrame, decode};
 
 /// What a request brings.
@@ -89,7 +90,8 @@ pub struct Answer {
     pub by: Answerer,
     /// One a class, before softmax.
     pub logits: Vec<f32>,
-    /// Softmax of the logits; of a multi-label head the logistic function of each.
+    /// Softmax of the logits; of a multi-label head, and of a network that ends in a sigmoid, the
+    /// logistic function of each.
     pub probabilities: Vec<f32>,
     /// How strange the image is, for a head that can tell.
     pub novelty: Option<f32>,
@@ -179,10 +181,18 @@ pub(super) fn judge(by: Answerer, forward: Forward) -> Result<Answer, EngineErro
         (said.logits, said.probabilities, said.novelty, said.unknown)
     } else {
         let logits = forward.logits().to_vec();
-        let probabilities = softmax(&logits);
+        let probabilities = probabilities(&by.backbone.network, &logits);
         (logits, probabilities, None, false)
     };
     Ok(Answer { by, logits, probabilities, novelty, unknown, forward, timings: Timings::default() })
+}
+
+/// Of the network's own classes, whether or not the file computes them itself.
+fn probabilities(network: &Network, logits: &[f32]) -> Vec<f32> {
+    match network.classifier().map(|classifier| classifier.ending) {
+        Some(Ending::Sigmoid) => logits.iter().map(|&logit| sigmoid(logit)).collect(),
+        _ => softmax(logits),
+    }
 }
 
 impl Answer {
@@ -213,13 +223,11 @@ impl Answer {
         Prediction { index, id, label, probability, logit }
     }
 
-    /// The values of the ONNX file's own output: logits, or their softmax where the file ends in
-    /// one.
+    /// The values of the ONNX file's own output: logits, or what the file makes of them at its end.
     pub fn file_output(&self) -> Vec<f32> {
-        use crate::graph::Ending;
-        let logits = self.forward.logits();
-        match self.by.backbone.network.classifier().map(|classifier| classifier.ending) {
-            Some(Ending::Softmax) => softmax(logits),
+        let (network, logits) = (&self.by.backbone.network, self.forward.logits());
+        match network.classifier().map(|classifier| classifier.ending) {
+            Some(Ending::Softmax | Ending::Sigmoid) => probabilities(network, logits),
             Some(Ending::LogSoftmax) => {
                 let total = log_sum_exp(logits);
                 logits.iter().map(|logit| logit - total).collect()

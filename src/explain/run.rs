@@ -59,7 +59,9 @@ pub fn explain(
     };
     let forward_time = began.elapsed();
     let logits = judge.logits(&forward)?;
-    let score = judge.resolve(&request.class, request.score_kind, &logits)?;
+    let (class, against) = judge.resolve(&request.class, &logits)?;
+    let (kind, independent) = (request.score_kind, judge.has_independent_classes(network));
+    let score = Score { class, against, kind, independent };
     let subject = Subject { explainer, network, input, forward: &forward, judge, score, cancel };
     let mut raw = raw_map(subject, request)?;
     if request.flip_smoothing {

@@ -2,7 +2,8 @@
 
 use super::request::{ClassName, ClassSpec};
 use super::{ExplainError, Forward};
-use crate::heads::{Head, Kind, softmax};
+use crate::graph::{Ending, Network};
+use crate::heads::{Head, Kind, sigmoid, softmax};
 
 /// Which of the classifier's numbers is explained. The two give different maps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -32,20 +33,29 @@ impl Judge<'_> {
         }
     }
 
-    /// The classes that `spec` names, given the logits of this picture.
+    /// Whether a probability is the logistic function of its own logit and not the softmax over all:
+    /// of a multi-label head, and of a network that ends in a sigmoid.
+    pub fn has_independent_classes(&self, network: &Network) -> bool {
+        match self.head {
+            Some(head) => head.kind() == Kind::MultiLabel,
+            None => network.classifier().is_some_and(|own| own.ending == Ending::Sigmoid),
+        }
+    }
+
+    /// The class that `spec` names, and the one that it is set against, given the logits of this
+    /// picture.
     pub fn resolve(
         &self,
         spec: &ClassSpec,
-        kind: ScoreKind,
         logits: &[f32],
-    ) -> Result<Score, ExplainError> {
+    ) -> Result<(usize, Option<usize>), ExplainError> {
         if logits.is_empty() {
             return Err(ExplainError::NoClassifier);
         }
         if logits.iter().any(|logit| !logit.is_finite()) {
             return Err(ExplainError::NotFinite("classifier's answer"));
         }
-        let (class, against) = match spec {
+        Ok(match spec {
             ClassSpec::Top => {
                 let best = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
                 ((0..logits.len()).fold(0, best), None)
@@ -60,9 +70,7 @@ impl Judge<'_> {
                 let second = self.index(second, logits.len())?;
                 (self.index(first, logits.len())?, Some(second))
             }
-        };
-        let independent = self.head.is_some_and(|head| head.kind() == Kind::MultiLabel);
-        Ok(Score { class, against, kind, independent })
+        })
     }
 
     /// `label:tusker-101` where no class is called `tusker-101`, but one `tusker`: the difference of it
@@ -117,8 +125,7 @@ pub struct Score {
     pub against: Option<usize>,
     /// Logit or probability.
     pub kind: ScoreKind,
-    /// Whether the classes are independent, so that a probability is the logistic function of its
-    /// own logit (a multi-label head) and not the softmax over all.
+    /// As [`Judge::has_independent_classes`] says.
     pub independent: bool,
 }
 
@@ -145,7 +152,7 @@ impl Score {
 
     fn probabilities(&self, logits: &[f32]) -> Vec<f32> {
         if self.independent {
-            logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect()
+            logits.iter().map(|&logit| sigmoid(logit)).collect()
         } else {
             softmax(logits)
         }
@@ -202,10 +209,7 @@ mod tests {
     fn a_label_with_a_number_behind_it_is_itself_or_else_a_difference() {
         let labels = ["7-up", "7", "tusker", "mig-29"];
         let judge = Judge { head: None, labels: &labels };
-        let resolved = |text: &str| {
-            let score = judge.resolve(&text.parse().unwrap(), ScoreKind::Logit, &[0.0; 4]);
-            score.map(|score| (score.class, score.against))
-        };
+        let resolved = |text: &str| judge.resolve(&text.parse().unwrap(), &[0.0; 4]);
         assert_eq!(resolved("label:mig-29").unwrap(), (3, None));
         assert_eq!(resolved("label:tusker-1").unwrap(), (2, Some(1)));
         assert!(matches!(resolved("label:tusker-4"), Err(ExplainError::UnknownLabel(_))));
@@ -235,11 +239,11 @@ mod tests {
     fn a_class_out_of_range_and_a_logit_that_is_nan_are_errors() {
         let judge = Judge { head: None, labels: &[] };
         let spec = ClassSpec::One(ClassName::Index(4));
-        let result = judge.resolve(&spec, ScoreKind::Logit, &[0.0; 4]);
+        let result = judge.resolve(&spec, &[0.0; 4]);
         assert!(matches!(result, Err(ExplainError::ClassRange { index: 4, classes: 4 })));
-        let result = judge.resolve(&ClassSpec::Top, ScoreKind::Logit, &[0.0, f32::NAN]);
+        let result = judge.resolve(&ClassSpec::Top, &[0.0, f32::NAN]);
         assert!(matches!(result, Err(ExplainError::NotFinite(_))));
-        let result = judge.resolve(&ClassSpec::Top, ScoreKind::Logit, &[]);
+        let result = judge.resolve(&ClassSpec::Top, &[]);
         assert!(matches!(result, Err(ExplainError::NoClassifier)));
     }
 }

@@ -1,5 +1,5 @@
-//! The parts of a classifier, found by structure: the softmax at its end, the linear layer that is
-//! the classifier, the embedding that enters it.
+//! The parts of a classifier, found by structure: the softmax or sigmoid at its end, the linear layer
+//! that is the classifier, the embedding that enters it.
 
 use std::collections::HashMap;
 
@@ -21,6 +21,9 @@ pub enum Ending {
     Softmax,
     /// The file ends in the logarithm of a softmax.
     LogSoftmax,
+    /// The file ends in the logistic function of each logit: any number of its classes may be there at
+    /// once, or it has one class, that is there or not.
+    Sigmoid,
 }
 
 /// ONNX tensor names that override what is found by structure.
@@ -28,7 +31,7 @@ pub enum Ending {
 pub struct Overrides {
     /// The image input.
     pub input: Option<String>,
-    /// The classifier's output before softmax.
+    /// The classifier's output before softmax or sigmoid.
     pub logits: Option<String>,
     /// The vector that enters the classifier, or a spatial tensor whose mean over space does.
     pub embedding: Option<String>,
@@ -44,7 +47,7 @@ pub(super) struct Anatomy {
     /// The output of the file as it stands.
     pub output: String,
     pub ending: Ending,
-    /// The tensor before the softmax; for a network without a classifier the embedding.
+    /// The tensor before the softmax or sigmoid; for a network without a classifier the embedding.
     pub logits: String,
     pub has_classifier: bool,
     pub embedding: EmbeddingSource,
@@ -85,7 +88,7 @@ pub(super) fn find(
 ) -> Result<Anatomy, GraphError> {
     let search = Search { structure, producers: producers(structure.nodes) };
     let (logits, ending) = match &overrides.logits {
-        Some(name) => (search.existing(name)?, search.softmax_behind(name, output)),
+        Some(name) => (search.existing(name)?, search.ending_behind(name, output)),
         None => search.logits(output),
     };
     let found = if overrides.no_classifier { None } else { search.classifier(&logits) };
@@ -168,21 +171,22 @@ impl<'a> Search<'a> {
     }
 
     fn logits(&self, output: &str) -> (String, Ending) {
-        let end = self.through_regrouping(output);
-        let before_softmax = |node: &NodeProto| node.input.first().cloned();
-        match self.producer(end).filter(|node| node.op_type.ends_with("Softmax")) {
-            Some(node) if node.op_type == "Softmax" => {
-                (before_softmax(node).unwrap_or_else(|| output.into()), Ending::Softmax)
-            }
-            Some(node) if node.op_type == "LogSoftmax" => {
-                (before_softmax(node).unwrap_or_else(|| output.into()), Ending::LogSoftmax)
-            }
-            _ => (output.to_owned(), Ending::Logits),
+        let as_it_stands = || (output.to_owned(), Ending::Logits);
+        let Some(node) = self.producer(self.through_regrouping(output)) else {
+            return as_it_stands();
+        };
+        let Some(before) = node.input.first() else { return as_it_stands() };
+        match node.op_type.as_str() {
+            "Softmax" => (before.clone(), Ending::Softmax),
+            "LogSoftmax" => (before.clone(), Ending::LogSoftmax),
+            // Features may end in a sigmoid too.
+            "Sigmoid" if self.classifier(before).is_some() => (before.clone(), Ending::Sigmoid),
+            _ => as_it_stands(),
         }
     }
 
     /// The ending that lies between logits given by name and the output.
-    fn softmax_behind(&self, logits: &str, output: &str) -> Ending {
+    fn ending_behind(&self, logits: &str, output: &str) -> Ending {
         let (found, ending) = self.logits(output);
         if self.through_regrouping(&found) == self.through_regrouping(logits) {
             ending

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use graftd::base::cancel::Cancel;
 use graftd::explain::{
-    Demand, Evidence, ExplainError, Explainer, Judge, Map, Method, Request, explain, quality,
-    sanity,
+    Demand, Evidence, ExplainError, Explainer, Judge, Map, Method, Request, ScoreKind, explain,
+    quality, sanity,
 };
 use graftd::vision::HeatMap;
 
@@ -82,6 +82,22 @@ fn the_map_of_a_difference_is_the_difference_of_the_maps() {
     }
     let signed = of("1-3", Evidence::Signed);
     assert!(signed.values.iter().any(|value| *value < 0.0));
+}
+
+#[test]
+fn the_probability_of_a_network_that_ends_in_a_sigmoid_depends_on_its_own_logit_alone() {
+    let network = small("tiny/sigmoid.onnx");
+    let of = |kind| {
+        let class = "1".parse().unwrap();
+        let request = Request { class, score_kind: kind, ..Request::default() };
+        run(&network, &picture(), &[], &request)
+    };
+    let (logit, probability) = (of(ScoreKind::Logit), of(ScoreKind::Probability));
+    let p = 1.0 / (1.0 + (-logit.logits[1]).exp());
+    for (by_logit, by_probability) in logit.map.raw.iter().zip(&probability.map.raw) {
+        let expected = by_logit * p * (1.0 - p);
+        assert!((by_probability - expected).abs() < 1e-6, "{by_probability} {expected}");
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@
 
 Two convolutions, global average pooling, a fully connected layer, four classes, 16 x 16 input, seeded
 random weights: small enough to be committed, with everything that a backbone must have. `logits.onnx` ends
-with the fully connected layer, `softmax.onnx` and `log_softmax.onnx` are the same network with one
-operator after it, and `features.onnx` stops at the pooled features. `expected.json` holds their answers
+with the fully connected layer, `softmax.onnx`, `log_softmax.onnx` and `sigmoid.onnx` are the same network
+with one operator after it, and `features.onnx` stops at the pooled features. `expected.json` holds their answers
 for one input: element i of the row-major [3, 16, 16] tensor is sin(i).
 """
 
@@ -19,7 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 FOLDER = pathlib.Path(__file__).parent / "tiny"
 SIDE = 16
-AFTER_LOGITS = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
+AFTER_LOGITS = {
+    "softmax": ("Softmax", {"axis": 1}), "log_softmax": ("LogSoftmax", {"axis": 1}),
+    "sigmoid": ("Sigmoid", {}),
+}
 
 
 def network(ending: str) -> onnx.ModelProto:
@@ -48,7 +51,8 @@ def network(ending: str) -> onnx.ModelProto:
     if ending == "features":
         nodes.pop()
     if ending in AFTER_LOGITS:
-        nodes.append(helper.make_node(AFTER_LOGITS[ending], ["logits"], [ending], ending, axis=1))
+        operator, attributes = AFTER_LOGITS[ending]
+        nodes.append(helper.make_node(operator, ["logits"], [ending], ending, **attributes))
     used = {name for node in nodes for name in node.input}
     width = 12 if ending == "features" else 4
     graph = helper.make_graph(
@@ -67,7 +71,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     row = np.sin(np.arange(3 * SIDE * SIDE)).astype(np.float32).reshape(1, 3, SIDE, SIDE)
     expected = {}
-    for ending in ["logits", "softmax", "log_softmax", "features"]:
+    for ending in ["logits", *AFTER_LOGITS, "features"]:
         path = FOLDER / f"{ending}.onnx"
         path.write_bytes(network(ending).SerializeToString())
         session = onnxruntime.InferenceSession(path)
