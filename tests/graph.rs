@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::onnx::{model, node, weights};
-use graftd::graph::{Ending, Network, Options, Part, Source};
+use common::onnx::{With, load_with, model, node, weights};
+use graftd::graph::{Ending, Network, Options, Overrides, Part, Source};
+use tract_onnx::pb::ModelProto;
 
 fn load(assets: &std::path::Path, file: &str) -> Network {
     let source = Source::File(assets.join(file));
@@ -77,10 +78,95 @@ fn features_that_end_in_a_sigmoid_are_no_classifier() {
         node("Flatten", &["pooled"], "flat"),
         node("Sigmoid", &["flat"], "squashed"),
     ];
-    let kernel = weights("kernel", &[5, 3, 1, 1]);
+    let kernel = weights("kernel", &[5, 3, 3, 3]);
     let network = common::onnx::load(&model(&[1, 3, 4, 4], nodes, vec![kernel])).unwrap();
     assert_eq!(network.classifier(), None);
     assert_eq!((network.embedding().tensor.as_str(), network.embedding().width), ("squashed", 5));
+}
+
+/// A classifier that no search by structure finds: a batch norm lies between it and the end.
+fn normalised(ending: &str) -> ModelProto {
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "conv"),
+        node("GlobalAveragePool", &["conv"], "pooled"),
+        node("Flatten", &["pooled"], "flat"),
+        node("Gemm", &["flat", "matrix"], "scores"),
+        node("BatchNormalization", &["scores", "one", "two", "three", "four"], "normal"),
+        node(ending, &["normal"], "end"),
+    ];
+    let shapes: [(&str, &[i64]); 6] = [
+        ("kernel", &[5, 3, 3, 3]),
+        ("matrix", &[5, 2]),
+        ("one", &[2]),
+        ("two", &[2]),
+        ("three", &[2]),
+        ("four", &[2]),
+    ];
+    let mut weights = shapes.map(|(name, shape)| weights(name, shape)).to_vec();
+    weights[5].float_data = vec![1.0, 2.0];
+    model(&[1, 3, 4, 4], nodes, weights)
+}
+
+#[test]
+fn a_classifier_whose_parts_are_named_has_the_ending_of_its_file() {
+    for (operator, ending) in [("Softmax", Ending::Softmax), ("Sigmoid", Ending::Sigmoid)] {
+        let parts = |logits: Option<&str>, embedding: Option<&str>| {
+            let overrides = Overrides {
+                logits: logits.map(ToOwned::to_owned),
+                embedding: embedding.map(ToOwned::to_owned),
+                ..Overrides::default()
+            };
+            let network = load_with(&normalised(operator), overrides).unwrap();
+            let classifier = network.classifier().unwrap();
+            assert_eq!((classifier.logits.as_str(), classifier.ending), ("normal", ending));
+            (network.embedding().tensor.clone(), network.embedding().width)
+        };
+        assert_eq!(parts(Some("normal"), Some("flat")), ("flat".to_owned(), 5));
+        assert_eq!(parts(None, Some("flat")), ("flat".to_owned(), 5), "{operator}");
+        assert_eq!(parts(Some("normal"), None), ("normal".to_owned(), 2), "all there is");
+        let unnamed = common::onnx::load(&normalised(operator)).unwrap();
+        assert_eq!(unnamed.classifier(), None, "{operator}");
+    }
+}
+
+#[test]
+fn the_output_of_a_network_that_is_said_to_have_no_classifier_is_its_embedding() {
+    let tiny = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tiny");
+    for ending in ["logits", "softmax", "sigmoid"] {
+        let overrides = Overrides { no_classifier: true, ..Overrides::default() };
+        let options = Options { overrides, ..Options::default() };
+        let source = Source::File(tiny.join(format!("{ending}.onnx")));
+        let network = Network::load(source, &options).unwrap();
+        assert_eq!(network.classifier(), None);
+        assert_eq!(network.embedding().tensor, ending);
+    }
+}
+
+#[test]
+fn a_feature_map_named_as_the_embedding_is_averaged_over_space_wherever_its_channels_are() {
+    let nodes = vec![
+        node("Transpose", &["image"], "planes").with_ints("perm", &[0, 3, 1, 2]),
+        node("Conv", &["planes", "kernel"], "conv"),
+        node("Transpose", &["conv"], "map").with_ints("perm", &[0, 2, 3, 1]),
+        node("ReduceMean", &["map"], "pooled").with_ints("axes", &[1, 2]).with_int("keepdims", 0),
+        node("Gemm", &["pooled", "matrix"], "logits"),
+    ];
+    let weights = vec![weights("kernel", &[5, 3, 3, 3]), weights("matrix", &[5, 2])];
+    let model = model(&[1, 8, 8, 3], nodes, weights);
+    let input: Vec<f32> = (0..8 * 8 * 3).map(|i| f64::from(i).sin() as f32).collect();
+    let embedding = |named: Option<&str>| {
+        let overrides =
+            Overrides { embedding: named.map(ToOwned::to_owned), ..Overrides::default() };
+        let network = load_with(&model, overrides).unwrap();
+        assert_eq!(network.embedding().width, 5);
+        assert_eq!(network.embedding().pooled_from.as_deref(), Some("map"));
+        network.run(&input).unwrap()[0].values().to_vec()
+    };
+    let (pooled, map) = (embedding(None), embedding(Some("map")));
+    assert_eq!(map.len(), 5);
+    for (ours, theirs) in map.iter().zip(&pooled) {
+        assert!((ours - theirs).abs() < 1e-6, "{ours} {theirs}");
+    }
 }
 
 #[test]

@@ -77,7 +77,7 @@ struct TensorFlags {
     /// The image input.
     #[arg(long, value_name = "TENSOR", help_heading = TENSORS)]
     input: Option<String>,
-    /// The classifier's output before softmax.
+    /// The classifier's output before softmax or sigmoid.
     #[arg(long, value_name = "TENSOR", help_heading = TENSORS)]
     logits: Option<String>,
     /// The vector that enters the classifier, or a feature map whose mean over space does.

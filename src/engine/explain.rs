@@ -105,8 +105,8 @@ struct Key {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct NetworkKey {
     digest: Digest,
-    /// Embedding and logits, which a manifest may name.
-    ends: [String; 2],
+    /// Embedding, the map that it is the mean of, and logits: a manifest may name others.
+    ends: [String; 3],
     size: usize,
 }
 
@@ -116,6 +116,7 @@ impl NetworkKey {
             digest: network.digest(),
             ends: [
                 network.embedding().tensor.clone(),
+                network.embedding().pooled_from.clone().unwrap_or_default(),
                 network.classifier().map(|found| found.logits).unwrap_or_default(),
             ],
             size: network.input().size,
@@ -256,4 +257,24 @@ fn explain_one(
         drawn,
         elapsed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::graph::{Options, Overrides, Source};
+
+    #[test]
+    fn networks_that_pool_other_maps_of_one_file_are_explained_apart() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/tiny/logits.onnx");
+        let key = |map: &str| {
+            let overrides = Overrides { embedding: Some(map.to_owned()), ..Overrides::default() };
+            let options = Options { overrides, ..Options::default() };
+            NetworkKey::of(&Network::load(Source::File(file.clone()), &options).unwrap())
+        };
+        assert_ne!(key("relu1"), key("relu2"));
+        assert_eq!(key("relu2"), key("relu2"));
+    }
 }

@@ -1,4 +1,4 @@
-//! One image through the daemon: decode, preprocess, forward run, head, softmax.
+//! One image through the daemon: decode, preprocess, forward run, head, probabilities.
 //!
 //! Everything here happens on one worker thread, for one image.
 
@@ -68,7 +68,7 @@ pub struct Timings {
     pub queue: Duration,
     /// The network's forward run.
     pub inference: Duration,
-    /// The head, softmax, temperature and novelty.
+    /// The head, temperature, probabilities and novelty.
     pub head: Duration,
 }
 
@@ -88,7 +88,7 @@ pub struct Prepared {
 pub struct Answer {
     /// Who answered.
     pub by: Answerer,
-    /// One a class, before softmax.
+    /// One a class, before softmax or sigmoid.
     pub logits: Vec<f32>,
     /// Softmax of the logits; of a multi-label head, and of a network that ends in a sigmoid, the
     /// logistic function of each.
@@ -114,7 +114,7 @@ pub struct Prediction {
     pub label: String,
     /// 0 to 1.
     pub probability: f32,
-    /// Before softmax.
+    /// Before softmax or sigmoid.
     pub logit: f32,
 }
 
@@ -189,9 +189,10 @@ pub(super) fn judge(by: Answerer, forward: Forward) -> Result<Answer, EngineErro
 
 /// Of the network's own classes, whether or not the file computes them itself.
 fn probabilities(network: &Network, logits: &[f32]) -> Vec<f32> {
-    match network.classifier().map(|classifier| classifier.ending) {
-        Some(Ending::Sigmoid) => logits.iter().map(|&logit| sigmoid(logit)).collect(),
-        _ => softmax(logits),
+    if network.classifier().is_some_and(|own| own.is_of_independent_classes()) {
+        logits.iter().map(|&logit| sigmoid(logit)).collect()
+    } else {
+        softmax(logits)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::feature::Axes;
 use super::{ExplainError, FeatureMap, Judge, Method};
-use crate::grad::{Reverse, Tail, TailPlan};
+use crate::grad::{Reverse, Tail};
 use crate::graph::{Constants, GraphError, Network, Plan, Tap, Tensor, View};
 use tract_onnx::prelude::{OutletId, TypedModel};
 
@@ -80,7 +80,7 @@ struct Sweep {
 /// The part behind a layer, and where the plan puts what else flows into it.
 #[derive(Debug)]
 struct TailRun {
-    plan: TailPlan,
+    plan: Plan,
     frontier: Vec<usize>,
 }
 
@@ -264,8 +264,10 @@ impl Explainer {
                 tails.push(TailRun { plan: tail.plan()?, frontier });
             }
         }
-        // The network's own plan gives embedding, logits and last spatial layer, in this order.
-        let plan = if path.own_plan && outlets.0.len() == 3 {
+        // The network's own plan gives embedding, logits and last spatial layer, in this order. Where two
+        // of them are one outlet, the third here may be another value, which the sweep reads.
+        let in_order = logits == 1 && layers.iter().map(|layer| layer.output).eq([2]);
+        let plan = if path.own_plan && in_order && outlets.0.len() == 3 {
             None
         } else {
             Some(Plan::build(model, &outlets.0)?)
@@ -371,10 +373,11 @@ impl Explainer {
         let tail = &self.tails[index];
         let others = tail.frontier.iter().map(|output| forward.outputs[*output].values());
         let inputs: Vec<&[f32]> = std::iter::once(changed).chain(others).collect();
-        let target = tail.plan.run(&inputs)?;
+        let outputs = tail.plan.run_with(&inputs)?;
+        let target = outputs.first().map_or(&[][..], Tensor::values);
         Ok(match judge.head {
-            Some(head) => head.logits(&target)?,
-            None => target,
+            Some(head) => head.logits(target)?,
+            None => target.to_vec(),
         })
     }
 }
@@ -391,10 +394,9 @@ impl Sweep {
 fn sees_only_the_mean(network: &Network, names: &[String], by_head: bool) -> bool {
     let embedding = network.embedding();
     let [name] = names else { return false };
-    // Where the classifier comes before the pooling (SqueezeNet), its own logits are no function
-    // of the pooled embedding, only a head's are.
-    let is_on_the_way = network.layers().iter().any(|layer| layer.name == embedding.tensor);
-    embedding.pooled_from.as_ref() == Some(name) && (by_head || is_on_the_way)
+    // A head sees nothing else. The network's own logits may: a branch beside the embedding, or, where
+    // the classifier comes before the pooling (SqueezeNet), the map itself.
+    embedding.pooled_from.as_ref() == Some(name) && (by_head || embedding.only_way)
 }
 
 /// The layers asked for, each spatial and before what judges, once and in the order of the computation;

@@ -79,11 +79,6 @@ impl Method {
     pub fn is_saliency(self) -> bool {
         matches!(self, Method::InputGradient | Method::SmoothGrad)
     }
-
-    /// Whether it needs one run a channel.
-    pub fn is_occlusion(self) -> bool {
-        matches!(self, Method::ScoreCam | Method::AblationCam)
-    }
 }
 
 impl fmt::Display for Method {

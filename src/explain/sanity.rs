@@ -10,7 +10,7 @@ use tract_onnx::prelude::{OutletId, TypedModel};
 use super::explainer::{Path, Sources, spatial_layers};
 use super::{Demand, ExplainError, Explainer, Explanation, Judge, Request, explain, spearman};
 use crate::base::cancel::Cancel;
-use crate::grad::{Weight, replace_weight, weights};
+use crate::grad::{Weight, replace_weight, weight_values, weights};
 use crate::graph::Network;
 use crate::heads::{Classifier, Head, HeadError, Kernel, Linear, Matrix, Neighbours, Perceptron};
 
@@ -155,13 +155,7 @@ fn from_the_top(model: &TypedModel, target: OutletId) -> Vec<Vec<Weight>> {
 }
 
 fn shuffle(model: &mut TypedModel, weight: &Weight, rng: &mut StdRng) -> Result<(), ExplainError> {
-    let fact = model.outlet_fact(weight.outlet).ok().and_then(|fact| fact.konst.clone());
-    let Some(tensor) = fact else { return Ok(()) };
-    let plain = tensor.try_as_plain_ram().ok();
-    let Some(values) = plain.as_ref().and_then(|plain| plain.as_slice::<f32>().ok()) else {
-        return Ok(());
-    };
-    let mut values = values.to_vec();
+    let mut values = weight_values(model, weight.outlet)?;
     values.shuffle(rng);
     Ok(replace_weight(model, weight.outlet, &values)?)
 }

@@ -2,16 +2,16 @@
 
 use super::request::{ClassName, ClassSpec};
 use super::{ExplainError, Forward};
-use crate::graph::{Ending, Network};
+use crate::graph::Network;
 use crate::heads::{Head, Kind, sigmoid, softmax};
 
 /// Which of the classifier's numbers is explained. The two give different maps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum ScoreKind {
-    /// Before softmax, as in the Grad-CAM paper.
+    /// Before softmax or sigmoid, as in the Grad-CAM paper.
     #[default]
     Logit,
-    /// After softmax, as in the Keras tutorial.
+    /// After it, as in the Keras tutorial.
     Probability,
 }
 
@@ -38,7 +38,7 @@ impl Judge<'_> {
     pub fn has_independent_classes(&self, network: &Network) -> bool {
         match self.head {
             Some(head) => head.kind() == Kind::MultiLabel,
-            None => network.classifier().is_some_and(|own| own.ending == Ending::Sigmoid),
+            None => network.classifier().is_some_and(|own| own.is_of_independent_classes()),
         }
     }
 

@@ -22,5 +22,5 @@ pub use real::Real;
 pub use reverse::Reverse;
 pub use rule::{Kernel, Needs, Rule, Site, Unsupported, Values};
 pub use table::{Entry, State, TABLE, operator_of};
-pub use tail::{Tail, TailPlan};
-pub use weights::{Weight, replace_weight, weights};
+pub use tail::Tail;
+pub use weights::{Weight, replace_weight, weight_values, weights};

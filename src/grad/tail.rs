@@ -5,14 +5,13 @@
 //! (skip connections from further up) becomes further inputs, held at the values of the first run.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
-use tract_onnx::prelude::{IntoTValue, OutletId, Tensor, TractResult, TypedModel, TypedSimplePlan};
+use tract_onnx::prelude::{OutletId, TractResult, TypedModel};
 use tract_onnx::tract_core::model::SpecialOps;
 
 use super::error::GradError;
 use super::reverse::graph_error;
-use crate::graph::Constants;
+use crate::graph::{GraphError, Plan};
 
 /// A graph from some outlets of another one to a target.
 #[derive(Debug, Clone)]
@@ -25,7 +24,8 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Cuts `model` at `from`; everything that does not depend on `from` stays outside.
+    /// Cuts `model` at `from`, which may be `to` itself; everything that does not depend on `from` stays
+    /// outside.
     ///
     /// # Errors
     /// [`GradError::Graph`] where `to` does not depend on `from`.
@@ -39,73 +39,21 @@ impl Tail {
                 inside.insert(id);
             }
         }
-        if !inside.contains(&to.node) {
+        if to != from && !inside.contains(&to.node) {
             return Err(graph_error(name, &"the score does not depend on it"));
         }
         let needed = ancestors(model, to, &inside);
         build(model, from, to, order.into_iter().filter(|id| needed.contains(id)))
             .map_err(|error| graph_error(name, &error))
     }
-}
 
-impl Tail {
-    /// Optimises the tail for running.
+    /// Optimises the tail for running: its inputs are the outlet and the frontier, its one output the
+    /// target.
     ///
     /// # Errors
     /// Where tract cannot.
-    pub fn plan(&self) -> Result<TailPlan, GradError> {
-        self.try_plan().map_err(|error| graph_error("the tail", &error))
-    }
-
-    fn try_plan(&self) -> TractResult<TailPlan> {
-        let shapes = self
-            .model
-            .input_outlets()?
-            .iter()
-            .map(|outlet| {
-                Ok(self
-                    .model
-                    .outlet_fact(*outlet)?
-                    .shape
-                    .eval_to_usize(&tract_onnx::prelude::SymbolValues::default())?
-                    .to_vec())
-            })
-            .collect::<TractResult<_>>()?;
-        let plan = TypedSimplePlan::new(self.model.clone().into_optimized()?)?;
-        Ok(TailPlan { plan, shapes })
-    }
-}
-
-/// A tail that runs.
-#[derive(Debug)]
-pub struct TailPlan {
-    plan: Arc<TypedSimplePlan>,
-    shapes: Vec<Vec<usize>>,
-}
-
-impl TailPlan {
-    /// The target for these values of the outlet and of the frontier.
-    ///
-    /// # Errors
-    /// Where a value has another length, or tract fails.
-    pub fn run(&self, inputs: &[&[f32]]) -> Result<Vec<f32>, GradError> {
-        self.try_run(inputs).map_err(|error| GradError::Values(error.to_string()))
-    }
-
-    /// Counts the constants that this plan holds.
-    pub fn count_constants(&self, constants: &mut Constants) {
-        constants.add_graph(self.plan.model());
-    }
-
-    fn try_run(&self, inputs: &[&[f32]]) -> TractResult<Vec<f32>> {
-        let feed = self
-            .shapes
-            .iter()
-            .zip(inputs)
-            .map(|(shape, values)| Ok(Tensor::from_shape(shape, values)?.into_tvalue()))
-            .collect::<TractResult<_>>()?;
-        let output = self.plan.run(feed)?.remove(0);
-        Ok(output.try_as_plain_ram()?.as_slice::<f32>()?.to_vec())
+    pub fn plan(&self) -> Result<Plan, GraphError> {
+        Plan::build(&self.model, &self.model.outputs)
     }
 }
 

@@ -26,6 +26,18 @@ pub enum Ending {
     Sigmoid,
 }
 
+impl Ending {
+    /// The ONNX operator that the file ends in, behind the logits.
+    pub fn operator(self) -> Option<&'static str> {
+        match self {
+            Self::Logits => None,
+            Self::Softmax => Some("Softmax"),
+            Self::LogSoftmax => Some("LogSoftmax"),
+            Self::Sigmoid => Some("Sigmoid"),
+        }
+    }
+}
+
 /// ONNX tensor names that override what is found by structure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -61,7 +73,12 @@ pub(super) enum EmbeddingSource {
     /// The mean over space of a feature map: the classifier is a 1x1 convolution before the
     /// pooling (`SqueezeNet`), so no tensor of the network is the embedding. It is the mean over all
     /// of the map, also where the network's own pooling leaves out a border.
-    PooledMap(String),
+    PooledMap {
+        /// The feature map.
+        map: String,
+        /// The order of its axes.
+        layout: TensorLayout,
+    },
 }
 
 /// What the search needs to know of the graph. `nodes` are sorted.
@@ -87,42 +104,22 @@ pub(super) fn find(
     overrides: &Overrides,
 ) -> Result<Anatomy, GraphError> {
     let search = Search { structure, producers: producers(structure.nodes) };
+    let named = &overrides.embedding;
     let (logits, ending) = match &overrides.logits {
         Some(name) => (search.existing(name)?, search.ending_behind(name, output)),
-        None => search.logits(output),
+        None if overrides.no_classifier => (output.to_owned(), Ending::Logits),
+        None => search.logits(output, named.is_some()),
     };
     let found = if overrides.no_classifier { None } else { search.classifier(&logits) };
-    let embedding = match (&overrides.embedding, found) {
-        (Some(name), found) => {
-            let name = search.existing(name)?;
-            let source = if search.is_spatial(&name) {
-                EmbeddingSource::PooledMap(name)
-            } else {
-                EmbeddingSource::Tensor(name)
-            };
-            let has_classifier = !overrides.no_classifier && (found.is_some() || logits != *output);
-            return Ok(Anatomy {
-                output: output.into(),
-                ending,
-                logits,
-                has_classifier,
-                embedding: source,
-            });
-        }
-        (None, found) => found,
+    // Whoever names the logits, or an embedding before the end of the file, says that there are classes.
+    let is_named = overrides.logits.is_some() || (named.is_some() && logits != output);
+    let has_classifier = !overrides.no_classifier && (found.is_some() || is_named);
+    let embedding = match (named, found) {
+        (Some(name), _) => search.source(search.existing(name)?),
+        (None, Some(found)) => found,
+        (None, None) => EmbeddingSource::Tensor(logits.clone()),
     };
-    Ok(match embedding {
-        Some(embedding) => {
-            Anatomy { output: output.into(), ending, logits, has_classifier: true, embedding }
-        }
-        None => Anatomy {
-            output: output.into(),
-            ending,
-            embedding: EmbeddingSource::Tensor(logits.clone()),
-            logits,
-            has_classifier: false,
-        },
-    })
+    Ok(Anatomy { output: output.into(), ending, logits, has_classifier, embedding })
 }
 
 struct Search<'a> {
@@ -170,28 +167,50 @@ impl<'a> Search<'a> {
         tensor
     }
 
-    fn logits(&self, output: &str) -> (String, Ending) {
-        let as_it_stands = || (output.to_owned(), Ending::Logits);
-        let Some(node) = self.producer(self.through_regrouping(output)) else {
-            return as_it_stands();
+    /// A tensor as an embedding: itself, or its mean over space.
+    fn source(&self, tensor: String) -> EmbeddingSource {
+        match self.structure.layouts.get(&tensor) {
+            Some(&layout) if self.is_spatial(&tensor) => {
+                EmbeddingSource::PooledMap { map: tensor, layout }
+            }
+            _ => EmbeddingSource::Tensor(tensor),
+        }
+    }
+
+    /// What the last operator before `output` does to the tensor that enters it.
+    fn ending(&self, output: &str) -> Option<(&'a str, Ending)> {
+        let node = self.producer(self.through_regrouping(output))?;
+        let ending = match node.op_type.as_str() {
+            "Softmax" => Ending::Softmax,
+            "LogSoftmax" => Ending::LogSoftmax,
+            "Sigmoid" => Ending::Sigmoid,
+            _ => return None,
         };
-        let Some(before) = node.input.first() else { return as_it_stands() };
-        match node.op_type.as_str() {
-            "Softmax" => (before.clone(), Ending::Softmax),
-            "LogSoftmax" => (before.clone(), Ending::LogSoftmax),
-            // Features may end in a sigmoid too.
-            "Sigmoid" if self.classifier(before).is_some() => (before.clone(), Ending::Sigmoid),
-            _ => as_it_stands(),
+        Some((node.input.first()?, ending))
+    }
+
+    /// The logits below `output`. Features may end in a sigmoid too: it is the end of a classifier where
+    /// one `is_known` to be there or is found before it.
+    fn logits(&self, output: &str, is_known: bool) -> (String, Ending) {
+        match self.ending(output) {
+            Some((before, ending))
+                if ending != Ending::Sigmoid || is_known || self.classifier(before).is_some() =>
+            {
+                (before.to_owned(), ending)
+            }
+            _ => (output.to_owned(), Ending::Logits),
         }
     }
 
     /// The ending that lies between logits given by name and the output.
     fn ending_behind(&self, logits: &str, output: &str) -> Ending {
-        let (found, ending) = self.logits(output);
-        if self.through_regrouping(&found) == self.through_regrouping(logits) {
-            ending
-        } else {
-            Ending::Logits
+        match self.ending(output) {
+            Some((before, ending))
+                if self.through_regrouping(before) == self.through_regrouping(logits) =>
+            {
+                ending
+            }
+            _ => Ending::Logits,
         }
     }
 
@@ -213,7 +232,7 @@ impl<'a> Search<'a> {
         let convolution = self.producer(map).filter(|node| node.op_type == "Conv")?;
         let pointwise = self.shape(convolution.input.get(1)?).iter().skip(2).all(|&k| k == 1);
         let source = convolution.input.first()?;
-        (pointwise && self.is_spatial(source)).then(|| EmbeddingSource::PooledMap(source.clone()))
+        (pointwise && self.is_spatial(source)).then(|| self.source(source.clone()))
     }
 
     /// The data that enters a fully connected layer.

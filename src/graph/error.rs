@@ -11,7 +11,7 @@ pub enum GraphError {
     /// The network asks for an operator that is not known here.
     #[error(
         "operator {operator} at node {node:?} is not supported; export the network with standard \
-         ONNX operators (opset 7 to 21, float32)"
+         ONNX operators (opset 7 to 21, float32 or float16)"
     )]
     UnsupportedOperator {
         /// Domain (if not the standard one) and type, for example `com.microsoft.QLinearAdd`.

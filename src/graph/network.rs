@@ -9,17 +9,15 @@ use tract_onnx::tract_hir::infer::Factoid as _;
 
 use super::anatomy::{self, Anatomy, EmbeddingSource, Structure};
 use super::file::{OnnxFile, Source};
+use super::input::{self, Input};
 use super::layer::{self, Layer};
-use super::onnx::{OnnxModel, declared_shape, integers, sort_nodes};
+use super::onnx::{OnnxModel, integers, sort_nodes};
 use super::{Ending, Extension, GraphError, Overrides, Plan, Tensor, View, layout, topology};
 use crate::base::digest::Digest;
-use crate::vision::TensorLayout;
 
 /// The name under which the mean over space of a feature map is declared where no tensor of the
 /// network is the embedding.
 const POOLED_EMBEDDING: &str = "graftd.embedding";
-/// The largest side of an input: a larger one is a mistake or an attack.
-const MAX_SIDE: usize = 4096;
 
 /// How to load a network.
 #[derive(Clone, Debug, Default)]
@@ -30,19 +28,6 @@ pub struct Options {
     pub overrides: Overrides,
     /// SHA-256 that the file must have, where that is known. Nothing in another file is looked at.
     pub sha256: Option<Digest>,
-}
-
-/// The image input.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Input {
-    /// Name of the ONNX input.
-    pub name: String,
-    /// Order of its axes.
-    pub layout: TensorLayout,
-    /// 3 or 1.
-    pub channels: usize,
-    /// Side of the square, in pixels.
-    pub size: usize,
 }
 
 /// The network's own classifier.
@@ -56,6 +41,14 @@ pub struct Classifier {
     pub ending: Ending,
 }
 
+impl Classifier {
+    /// Whether each class may be there or not, whatever the others are: a probability is then the
+    /// logistic function of its own logit and not the softmax over all.
+    pub fn is_of_independent_classes(&self) -> bool {
+        self.ending == Ending::Sigmoid
+    }
+}
+
 /// The vector that heads are trained on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Embedding {
@@ -65,6 +58,8 @@ pub struct Embedding {
     pub width: usize,
     /// The feature map whose mean over space it is, if it is one.
     pub pooled_from: Option<String>,
+    /// Whether the network's own logits see nothing of the image but this.
+    pub only_way: bool,
 }
 
 /// A loaded network: described by ONNX names, ready to run, without a copy of its file.
@@ -111,7 +106,7 @@ impl Network {
         let opset = model.opset();
         let output = model.graph().output[0].name.clone();
         model.keep_only(&[&output]);
-        let input = find_input(&mut model, options)?;
+        let input = input::find(&mut model, options)?;
         let (parsed, shapes) = analyse(&model)?;
         let nodes = &model.graph().node;
         let layouts = layout::of_tensors(nodes, &input.name, input.layout, &shapes);
@@ -129,24 +124,27 @@ impl Network {
 
         let width = |tensor: &str| shapes.get(tensor).map_or(0, |shape| shape.iter().product());
         let classes = anatomy.has_classifier.then(|| width(&anatomy.logits));
+        let waists: HashSet<String> =
+            topology::waists(nodes, &input.name, &anatomy.logits).into_iter().collect();
         let embedding = match &anatomy.embedding {
             EmbeddingSource::Tensor(tensor) => Embedding {
                 tensor: tensor.clone(),
                 width: width(tensor),
                 pooled_from: anatomy::pooled_from(&structure, tensor),
+                only_way: waists.contains(tensor),
             },
-            EmbeddingSource::PooledMap(map) => Embedding {
+            EmbeddingSource::PooledMap { map, layout } => Embedding {
                 tensor: POOLED_EMBEDDING.to_owned(),
-                width: layouts
+                width: shapes
                     .get(map)
-                    .and_then(|&layout| layout::extents(layout, shapes.get(map)?))
+                    .and_then(|shape| layout::extents(*layout, shape))
                     .map_or(0, |(channels, ..)| channels),
                 pooled_from: Some(map.clone()),
+                only_way: false,
             },
         };
-        let waists = topology::waists(nodes, &input.name, &anatomy.logits).into_iter().collect();
         let embedded = match &anatomy.embedding {
-            EmbeddingSource::Tensor(name) | EmbeddingSource::PooledMap(name) => name,
+            EmbeddingSource::Tensor(name) | EmbeddingSource::PooledMap { map: name, .. } => name,
         };
         let mut layers = layer::describe(&structure, &data, &waists, &anatomy.logits, embedded);
         // By the waists that there are, whichever of them may be cut at.
@@ -295,7 +293,7 @@ impl Network {
         drop(bytes);
         sort_nodes(&mut model)?;
         model.keep_only(&[&self.output]);
-        find_input(&mut model, &self.options)?;
+        input::find(&mut model, &self.options)?;
         add_pooled_embedding(&mut model, &self.anatomy);
         View::declare(parse(&model)?, tensors)
     }
@@ -311,8 +309,8 @@ fn declared<'a>(
 }
 
 fn add_pooled_embedding(model: &mut OnnxModel, anatomy: &Anatomy) {
-    if let EmbeddingSource::PooledMap(map) = &anatomy.embedding {
-        model.add_global_average_pool(map, POOLED_EMBEDDING);
+    if let EmbeddingSource::PooledMap { map, layout } = &anatomy.embedding {
+        model.add_global_average_pool(map, *layout, POOLED_EMBEDDING);
     }
 }
 
@@ -352,70 +350,6 @@ fn guarded<T>(
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     let panicked = GraphError::Engine { stage, message: "tract panicked on this network".into() };
     caught.map_err(|_| panicked)?.map_err(GraphError::engine(stage))
-}
-
-/// Finds the one image input and fixes its shape in `model`.
-fn find_input(model: &mut OnnxModel, options: &Options) -> Result<Input, GraphError> {
-    let graph = model.graph();
-    let text = |shape: &Option<Vec<Option<usize>>>| match shape {
-        Some(dims) => {
-            let dims = dims.iter().map(|d| d.map_or("?".to_owned(), |extent| extent.to_string()));
-            format!("[{}]", dims.collect::<Vec<_>>().join(", "))
-        }
-        None => "[of unknown shape]".to_owned(),
-    };
-    let inputs: Vec<(String, Option<Vec<Option<usize>>>)> =
-        graph.input.iter().map(|input| (input.name.clone(), declared_shape(input))).collect();
-    let listed = inputs.iter().map(|(name, shape)| format!("{name:?} {}", text(shape)));
-    let listed =
-        if inputs.is_empty() { "none".to_owned() } else { listed.collect::<Vec<_>>().join(", ") };
-    let refuse =
-        |reason: &str| GraphError::Input { reason: reason.to_owned(), inputs: listed.clone() };
-
-    let wanted = options.overrides.input.as_deref();
-    let is_image = |(name, shape): &&(String, Option<Vec<Option<usize>>>)| {
-        wanted.map_or(shape.as_ref().is_some_and(|shape| shape.len() == 4), |wanted| name == wanted)
-    };
-    let mut images = inputs.iter().filter(is_image);
-    let (Some((name, Some(shape))), None) = (images.next(), images.next()) else {
-        return Err(refuse("exactly one input with four axes is needed"));
-    };
-    if inputs.len() > 1 || shape.len() != 4 {
-        return Err(refuse("no other input than one with four axes can be fed"));
-    }
-    let layout = layout::of_input(shape, &graph.node, name)
-        .ok_or_else(|| refuse("neither axis 1 nor axis 3 has three channels"))?;
-    let (channels, height, width) = match layout {
-        TensorLayout::Nchw => (shape[1], shape[2], shape[3]),
-        TensorLayout::Nhwc => (shape[3], shape[1], shape[2]),
-    };
-    let channels = channels.unwrap_or(3);
-    let asked = options.size.map(|size| size as usize);
-    let size = height.or(width).or(asked).ok_or_else(|| {
-        refuse("the file leaves height and width open: give the side of the square with --size")
-    })?;
-    let fixed = height.or(width).filter(|_| height.is_none() || width.is_none() || height == width);
-    if let (Some(fixed), Some(asked)) = (fixed, asked)
-        && fixed != asked
-    {
-        return Err(refuse(&format!(
-            "the network takes {fixed} x {fixed} only, but --size {asked} was asked for: leave --size \
-             out, or say --size {fixed}"
-        )));
-    }
-    let contradicts = |side: Option<usize>| side.is_some_and(|side| side != size);
-    if contradicts(height) || contradicts(width) || contradicts(asked) || size > MAX_SIDE {
-        return Err(refuse(
-            "height, width and the size asked for must be one number of at most 4096",
-        ));
-    }
-    let input = Input { name: name.clone(), layout, channels, size };
-    let shape = match layout {
-        TensorLayout::Nchw => [1, channels, size, size],
-        TensorLayout::Nhwc => [1, size, size, channels],
-    };
-    model.set_input_shape(&input.name, shape);
-    Ok(input)
 }
 
 /// The tensors that depend on the image.

@@ -15,6 +15,7 @@ use tract_onnx::pb::{
 };
 
 use super::GraphError;
+use crate::vision::TensorLayout;
 
 /// Networks for images have hundreds of nodes; NASNet has some 1,500.
 const MAX_NODES: usize = 50_000;
@@ -114,14 +115,38 @@ impl OnnxModel {
     }
 
     /// Adds a global average pooling of `input`, whose output is `output`.
-    pub(super) fn add_global_average_pool(&mut self, input: &str, output: &str) {
-        self.graph_mut().node.push(NodeProto {
+    pub(super) fn add_global_average_pool(
+        &mut self,
+        input: &str,
+        layout: TensorLayout,
+        output: &str,
+    ) {
+        let node = |operator: &str, input: &str, output: &str| NodeProto {
             input: vec![input.to_owned()],
             output: vec![output.to_owned()],
             name: output.to_owned(),
-            op_type: "GlobalAveragePool".to_owned(),
+            op_type: operator.to_owned(),
             ..Default::default()
-        });
+        };
+        let nodes = &mut self.graph_mut().node;
+        match layout {
+            TensorLayout::Nchw => nodes.push(node("GlobalAveragePool", input, output)),
+            // The operator averages over all axes but the first two.
+            TensorLayout::Nhwc => {
+                let turned = format!("{output}.channels_first");
+                let permutation = AttributeProto {
+                    name: "perm".to_owned(),
+                    r#type: AttributeType::Ints as i32,
+                    ints: vec![0, 3, 1, 2],
+                    ..Default::default()
+                };
+                nodes.push(NodeProto {
+                    attribute: vec![permutation],
+                    ..node("Transpose", input, &turned)
+                });
+                nodes.push(node("GlobalAveragePool", &turned, output));
+            }
+        }
     }
 
     fn check(&self) -> Result<(), GraphError> {

@@ -4,21 +4,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tract_onnx::prelude::{
-    IntoTValue as _, OutletId, TValue, Tensor as TractTensor, TypedModel, TypedSimplePlan,
-    TypedSimpleState, tvec,
+    DatumType, IntoTValue as _, OutletId, TValue, TVec, Tensor as TractTensor, TractResult,
+    TypedModel, TypedSimplePlan, TypedSimpleState,
 };
+use tract_onnx::tract_core::internal::bail;
 
 use super::{Constants, GraphError, kernels};
 
-/// An optimised graph with one input and several outputs, shared by all threads.
+/// An optimised graph, shared by all threads: of a network with the image as its input, or of a part of
+/// one with whatever flows into that.
 #[derive(Debug)]
 pub struct Plan {
     inner: Arc<TypedSimplePlan>,
     /// Running states that nobody uses now: as many as there were ever runs at the same time. They
     /// keep their scratch memory, so a run allocates little.
     idle: Mutex<Vec<TypedSimpleState>>,
-    input_shape: Vec<usize>,
+    inputs: Vec<Source>,
     runs: AtomicU64,
+}
+
+/// An input: its shape and the numbers that it takes, f32 or f16.
+#[derive(Debug)]
+struct Source {
+    shape: Vec<usize>,
+    kind: DatumType,
 }
 
 /// A value that a plan computed: one image's, so without the batch axis where tract dropped it.
@@ -37,13 +46,11 @@ impl Plan {
         let mut model = model.into_compact().map_err(GraphError::engine(stage))?;
         kernels::install(&mut model).map_err(GraphError::engine(stage))?;
         model.optimize().map_err(GraphError::engine(stage))?;
-        let input = model.input_fact(0).map_err(GraphError::engine(stage))?;
-        let input_shape = input.shape.as_concrete().map(<[_]>::to_vec).ok_or_else(|| {
-            GraphError::Engine { stage, message: "the input's shape is not concrete".into() }
-        })?;
+        let inputs = model.inputs.iter().map(|outlet| Source::new(&model, *outlet));
+        let inputs = inputs.collect::<TractResult<_>>().map_err(GraphError::engine(stage))?;
         let inner =
             TypedSimplePlan::new(model).map_err(GraphError::engine("planning the network"))?;
-        Ok(Self { inner, idle: Mutex::default(), input_shape, runs: AtomicU64::new(0) })
+        Ok(Self { inner, idle: Mutex::default(), inputs, runs: AtomicU64::new(0) })
     }
 
     /// Runs one image; `input` is its tensor, row-major in the network's own layout. The outputs
@@ -52,28 +59,35 @@ impl Plan {
     /// # Errors
     /// An input of another length, or a failure inside tract.
     pub fn run(&self, input: &[f32]) -> Result<Vec<Tensor>, GraphError> {
-        let expected = self.input_len();
-        if input.len() != expected {
-            return Err(GraphError::InputLength { expected, actual: input.len() });
+        self.run_with(&[input])
+    }
+
+    /// Runs with several inputs, in the graph's order.
+    ///
+    /// # Errors
+    /// As [`Plan::run`]; another number of inputs.
+    pub fn run_with(&self, inputs: &[&[f32]]) -> Result<Vec<Tensor>, GraphError> {
+        let (expected, actual) = (self.inputs.len(), inputs.len());
+        if expected != actual {
+            let message = format!("{actual} inputs where there are {expected}");
+            return Err(GraphError::Engine { stage: "feeding the inputs", message });
         }
+        let fed = self.inputs.iter().zip(inputs).map(|(source, values)| source.feed(values));
+        let fed = fed.collect::<Result<TVec<TValue>, GraphError>>()?;
         self.runs.fetch_add(1, Ordering::Relaxed);
-        let input = TractTensor::from_shape(&self.input_shape, input)
-            .map_err(GraphError::engine("feeding the input"))?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut state = match idle {
             Some(state) => state,
             None => self.inner.spawn().map_err(GraphError::engine("starting a session"))?,
         };
-        let outputs = state
-            .run(tvec!(input.into_tvalue()))
-            .map_err(GraphError::engine("running the network"))?;
+        let outputs = state.run(fed).map_err(GraphError::engine("running the network"))?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(state);
         outputs.into_iter().map(Tensor::checked).collect()
     }
 
-    /// Number of values that the input takes.
+    /// Number of values that the first input takes, of a network the image.
     pub fn input_len(&self) -> usize {
-        self.input_shape.iter().product()
+        self.inputs.first().map_or(0, Source::len)
     }
 
     /// Images that were run so far, those that run now included.
@@ -84,6 +98,34 @@ impl Plan {
     /// Counts the constants that this plan holds.
     pub fn count_constants(&self, constants: &mut Constants) {
         constants.add_graph(self.inner.model());
+    }
+}
+
+impl Source {
+    fn new(model: &TypedModel, outlet: OutletId) -> TractResult<Self> {
+        let fact = model.outlet_fact(outlet)?;
+        let Some(shape) = fact.shape.as_concrete() else {
+            bail!("the shape of an input is not concrete");
+        };
+        Ok(Self { shape: shape.to_vec(), kind: fact.datum_type })
+    }
+
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    fn feed(&self, values: &[f32]) -> Result<TValue, GraphError> {
+        let (expected, actual) = (self.len(), values.len());
+        if expected != actual {
+            return Err(GraphError::InputLength { expected, actual });
+        }
+        let tensor = TractTensor::from_shape(&self.shape, values);
+        let tensor = if self.kind == f32_type() {
+            tensor
+        } else {
+            tensor.and_then(|tensor| Ok(tensor.cast_to_dt(self.kind)?.into_owned()))
+        };
+        Ok(tensor.map_err(GraphError::engine("feeding an input"))?.into_tvalue())
     }
 }
 

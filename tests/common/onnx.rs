@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use graftd::graph::{GraphError, Network, Options, Source};
+use graftd::graph::{GraphError, Network, Options, Overrides, Source};
 use prost::Message as _;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -128,6 +128,12 @@ pub fn brightness(slope: f32, side: i64) -> ModelProto {
 /// Loads it as the daemon does.
 pub fn load(model: &ModelProto) -> Result<Network, GraphError> {
     load_bytes(model.encode_to_vec())
+}
+
+/// Loads it with parts named by its user.
+pub fn load_with(model: &ModelProto, overrides: Overrides) -> Result<Network, GraphError> {
+    let source = Source::Bytes(Cow::Owned(model.encode_to_vec()));
+    Network::load(source, &Options { overrides, ..Options::default() })
 }
 
 /// Loads a file.

@@ -4,10 +4,10 @@ use graftd::base::cancel::Cancel;
 use graftd::explain::{
     ClassSpec, Demand, ExplainError, Explainer, Explanation, Judge, Method, Request, explain,
 };
-use graftd::graph::Network;
+use graftd::graph::{Network, Overrides};
 use tract_onnx::pb::{NodeProto, TensorProto};
 
-use crate::common::onnx::{With, integers, load, model, node, weights};
+use crate::common::onnx::{With, integers, load, load_with, model, node, weights};
 use crate::{OWN, common, head, named};
 
 /// As `SqueezeNet` ends: the classifier is a 1x1 convolution before the pooling, so the last layers
@@ -162,6 +162,66 @@ fn only_a_pooling_of_the_whole_map_takes_the_closed_form() {
             let error = closed_form_error(&network, "map", method, &OWN);
             assert!(error <= 1e-5, "{name} {method}: {error:.1e}");
         }
+    }
+}
+
+#[test]
+fn a_branch_beside_the_named_embedding_is_not_left_out_of_the_map() {
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "conv").with_ints("pads", &[1, 1, 1, 1]),
+        node("Relu", &["conv"], "map"),
+        node("GlobalAveragePool", &["map"], "mean"),
+        node("GlobalMaxPool", &["map"], "most"),
+        node("Concat", &["mean", "most"], "both").with_int("axis", 1),
+        node("Flatten", &["both"], "flat"),
+        node("Gemm", &["flat", "matrix"], "logits"),
+    ];
+    let weights = vec![weights("kernel", &[6, 3, 3, 3]), weights("matrix", &[12, 4])];
+    let overrides = Overrides { embedding: Some("mean".into()), ..Overrides::default() };
+    let network = load_with(&model(&[1, 3, 8, 8], nodes, weights), overrides).unwrap();
+    assert_eq!(network.embedding().pooled_from.as_deref(), Some("map"));
+    let head = head(network.embedding().width);
+    for judge in [OWN, Judge { head: Some(&head), labels: &[] }] {
+        let error = closed_form_error(&network, "map", Method::GradCam, &judge);
+        assert!(error <= 1e-5, "{error:.1e}");
+    }
+}
+
+#[test]
+fn a_head_on_features_behind_an_activation_is_explained_by_the_values_that_its_sweep_reads() {
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "conv").with_ints("pads", &[1, 1, 1, 1]),
+        node("Relu", &["conv"], "map"),
+        node("GlobalAveragePool", &["map"], "pooled"),
+        node("Conv", &["pooled", "square"], "mixed"),
+        node("LeakyRelu", &["mixed"], "activated"),
+        node("Flatten", &["activated"], "features"),
+    ];
+    let weights = vec![weights("kernel", &[6, 3, 3, 3]), weights("square", &[7, 6, 1, 1])];
+    let overrides = Overrides { no_classifier: true, ..Overrides::default() };
+    let network = load_with(&model(&[1, 3, 8, 8], nodes, weights), overrides).unwrap();
+    assert_eq!((network.classifier(), network.embedding().width), (None, 7));
+    let head = head(7);
+    let judge = Judge { head: Some(&head), labels: &[] };
+    let error = closed_form_error(&network, "map", Method::GradCam, &judge);
+    assert!(error <= 1e-5, "{error:.1e}");
+}
+
+#[test]
+fn each_method_explains_a_head_at_the_map_that_is_its_embedding_itself() {
+    let nodes = vec![
+        node("Conv", &["image", "kernel"], "conv").with_ints("strides", &[2, 2]),
+        node("Relu", &["conv"], "map"),
+    ];
+    let model = model(&[1, 3, 9, 9], nodes, vec![weights("kernel", &[6, 3, 3, 3])]);
+    let network = load(&model).unwrap();
+    let head = head(network.embedding().width);
+    let judge = Judge { head: Some(&head), labels: &[] };
+    for method in methods() {
+        let request = Request { method, ..Request::default() };
+        let found = explained(&network, &picture(&network), &[], &judge, &request).unwrap();
+        assert_eq!(found.layers, ["map"], "{method}");
+        assert!(found.map.raw.iter().any(|value| *value != 0.0), "{method}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! Networks of half-precision numbers, as exporters write them: a cast down behind the input, weights
 //! and activations in f16, a cast back before the logits.
 
+use graftd::base::cancel::Cancel;
+use graftd::explain::{ClassSpec, Demand, Explainer, Judge, Method, Request, explain, sanity};
 use graftd::grad::{Reverse, operator_of};
 use graftd::graph::{Network, Plan, Tensor};
 use half::f16;
@@ -100,4 +102,26 @@ fn gradients_of_a_network_in_half_precision_are_those_of_its_twin_to_its_roundin
         println!("gradient by {name}: {error:.1e} from the twin's");
         assert!(a.len() == b.len() && error <= IN_F16, "{name}: {error:.1e}");
     }
+}
+
+#[test]
+fn a_network_in_half_precision_is_occluded_and_shuffled_as_its_twin_is() {
+    let (half, whole) = (load(&network(true)).unwrap(), load(&network(false)).unwrap());
+    let input: Vec<f32> = (0..3 * 17 * 17).map(|at| (at as f32 * 0.37).sin()).collect();
+    let judge = Judge { head: None, labels: &[] };
+    let class: ClassSpec = "1".parse().unwrap();
+    let request = Request { method: Method::AblationCam, class, ..Request::default() };
+    let of = |network: &Network| {
+        let explainer = Explainer::new(network, &[], Demand::Tail, false).unwrap();
+        let cancel = Cancel::default();
+        let found = explain(&explainer, network, &input, None, &judge, &request, &cancel).unwrap();
+        let cascade =
+            sanity::cascade(network, &input, &judge, &found, &request, None, &cancel).unwrap();
+        (found.map.raw, cascade.stages().len())
+    };
+    let ((ours, stages), (twin, expected)) = (of(&half), of(&whole));
+    assert_eq!((stages, expected), (3, 3), "the classifier and both convolutions are shuffled");
+    let off: Vec<f32> = ours.iter().zip(&twin).map(|(a, b)| a - b).collect();
+    let error = norm(&off) / norm(&twin);
+    assert!(error <= 4.0 * IN_F16, "{error:.1e}");
 }

@@ -76,9 +76,10 @@ impl Subject {
     fn object(&self) -> Value {
         let network = &self.network;
         let embedding = network.embedding();
-        let classifier = network
-            .classifier()
-            .map(|found| json!({ "logits": found.logits, "classes": found.classes }));
+        let classifier = network.classifier().map(|found| {
+            let ending = found.ending.operator();
+            json!({ "logits": found.logits, "classes": found.classes, "ending": ending })
+        });
         let layers: Vec<Value> = network
             .layers()
             .iter()
@@ -122,7 +123,9 @@ impl Subject {
         let (network, report) = (&self.network, CheckReport::of(&self.network));
         let Preprocessing { resize, channels, scale, mean, std, .. } = self.preprocessing;
         let classifier = network.classifier().map_or("none".to_owned(), |classifier| {
-            format!("{} classes at {}", classifier.classes, classifier.logits)
+            let ending = classifier.ending.operator();
+            let ending = ending.map_or(String::new(), |operator| format!(", before a {operator}"));
+            format!("{} classes at {}{ending}", classifier.classes, classifier.logits)
         });
         print::line(format_args!("{}: {}", self.id, self.name()));
         print::line(format_args!(
