@@ -116,6 +116,19 @@ impl Snapshot {
         }
     }
 
+    /// Whether [`Snapshot::resolve`] answers at once: false for the version of a head that has to be
+    /// fetched.
+    pub fn is_in_memory(&self, target: &Target) -> bool {
+        let (name, version) = match (target, &self.default) {
+            (Target::Head { name, version }, _) => (name, *version),
+            (Target::Default, Some(name)) => (name, None),
+            (Target::Default, None) | (Target::Backbone(_), _) => return true,
+        };
+        let head = self.heads.get(name.as_str());
+        let handle = head.and_then(|head| head.versions.get(&version.or(head.active)?));
+        handle.is_none_or(|handle| handle.memory().is_some())
+    }
+
     fn resolve_default(&self) -> Result<Answerer, EngineError> {
         if let Some(name) = &self.default {
             return if self.heads.contains_key(name.as_str()) {

@@ -11,6 +11,7 @@ mod sample;
 mod training;
 
 pub use backbone::BackboneManager;
+pub use blocking::blocking;
 pub use device::Device;
 pub use explanation::Explanations;
 pub use head::Heads;
