@@ -51,6 +51,14 @@ pub struct HeadVersions {
     pub active: Option<u32>,
 }
 
+impl HeadVersions {
+    /// The backbone that the head stands on: that of its active version, else of its latest.
+    pub fn backbone(&self) -> Option<&Name> {
+        let active = self.active.and_then(|version| self.versions.get(&version));
+        active.or(self.versions.values().next_back()).map(|handle| &handle.backbone)
+    }
+}
+
 /// Holds the current snapshot. Reading never waits; changes happen one after the other.
 #[derive(Debug, Default)]
 pub struct Registry {

@@ -380,3 +380,33 @@ async fn an_option_that_the_kind_cannot_keep_to_is_refused_by_its_path() {
     assert_eq!(error.field, "options.balance_classes", "{error}");
     assert!(error.message.contains("knn"), "{error}");
 }
+
+#[tokio::test]
+async fn a_head_is_trained_on_its_own_backbone_or_not_at_all_and_a_new_one_on_the_default() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    let elsewhere =
+        StartTrainingRequest { backbone: "features".into(), ..training(PromotionPolicy::Always) };
+    train(&client, elsewhere).await;
+    let file = client.export_head_version("colour", HeadFormat::Safetensors).await.unwrap();
+    let import = ImportedHead { name: "paint".into(), ..ImportedHead::default() };
+    client.import_head_version(import, file).await.unwrap();
+    let start = async |head: &str| {
+        let asked = StartTrainingRequest { head: head.into(), ..training(PromotionPolicy::Always) };
+        client.start_training(asked).await.map(|job| job.unwrap().backbone)
+    };
+    for (head, backbone) in [("colour", "features"), ("paint", "features"), ("new", "logits")] {
+        assert_eq!(start(head).await.unwrap(), backbone, "{head}");
+    }
+    let unload = |snapshot: &mut graftd::engine::Snapshot| {
+        snapshot.backbones.remove("features");
+        snapshot.unloaded.insert("features".parse().unwrap());
+        Ok::<_, std::convert::Infallible>(())
+    };
+    daemon.engine.registry().update(unload).unwrap();
+    for head in ["colour", "paint"] {
+        let refused = start(head).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Unavailable, "{head}: {refused}");
+    }
+}
