@@ -114,8 +114,8 @@ impl Snapshot {
     /// Finds who answers.
     ///
     /// # Errors
-    /// An unknown name, listing what there is; a head whose backbone is not loaded or is another; a
-    /// version that has to be fetched and cannot be read.
+    /// An unknown name, listing what there is; a head without live version, or whose backbone is not
+    /// loaded or is another; a version that has to be fetched and cannot be read.
     pub fn resolve(&self, target: &Target) -> Result<Answerer, EngineError> {
         match target {
             Target::Default => self.resolve_default(),
@@ -168,10 +168,11 @@ impl Snapshot {
     fn head(&self, name: &str, version: Option<u32>) -> Result<Answerer, EngineError> {
         let found = self.heads.get_key_value(name);
         let (known, head) = found.ok_or_else(|| unknown("head", name, self.heads.keys()))?;
-        let found = version.or(head.active).and_then(|v| Some((v, head.versions.get(&v)?)));
-        let (version, handle) = found.ok_or_else(|| {
-            let asked = version.map_or(name.to_owned(), |version| format!("{name}@{version}"));
-            unknown("head", &asked, head.versions.keys().map(|version| format!("{name}@{version}")))
+        let no_live_version = || EngineError::NoLiveVersion { head: known.to_string() };
+        let version = version.or(head.active).ok_or_else(no_live_version)?;
+        let handle = head.versions.get(&version).ok_or_else(|| {
+            let known = head.versions.keys().map(|version| format!("{name}@{version}"));
+            unknown("head", &format!("{name}@{version}"), known)
         })?;
         let head = handle.get(known, version)?;
         let backbone = self.backbone(head.backbone.as_str())?.backbone;

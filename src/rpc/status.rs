@@ -111,6 +111,9 @@ fn of_engine(error: EngineError, place: &Place) -> Problem {
         EngineError::Explain(error) => of_explain(&error, place),
         EngineError::HeadFile { .. } => Problem::new(Code::DataLoss, "CORRUPT", text),
         EngineError::Unknown { .. } => Problem::new(Code::NotFound, "UNKNOWN_NAME", text),
+        EngineError::NoLiveVersion { .. } => {
+            Problem::new(Code::FailedPrecondition, "NO_LIVE_VERSION", text)
+        }
         EngineError::NotLoaded(_) => Problem::new(Code::Unavailable, "NOT_LOADED", text),
         EngineError::NothingLoaded => Problem::new(Code::Unavailable, "NOTHING_LOADED", text),
         EngineError::NoClassifier(_) => {

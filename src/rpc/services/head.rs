@@ -8,8 +8,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Shared;
 use super::blocking::blocking;
 use crate::base::cancel::Cancel;
-use crate::engine::Target;
 use crate::engine::learning::{HeadImport, Learning};
+use crate::engine::{EngineError, Target};
 use crate::proto::graft as wire;
 use crate::proto::graft::head_service_server::HeadService;
 use crate::proto::graft::import_head_version_request::Part;
@@ -164,10 +164,9 @@ impl HeadService for Heads {
             if request.format() == wire::HeadFormat::Onnx {
                 return Ok(bytes::Bytes::from(learning.export_onnx(&name, version)?));
             }
-            let Some(version) = version.or(learning.store().head(&name)?.active) else {
-                let problem = "has no live version: name one, for example trash@3";
-                return Err(FieldError::new("head", problem).into());
-            };
+            let no_live_version = || EngineError::NoLiveVersion { head: name.to_string() };
+            let live = learning.store().head(&name)?.active;
+            let version = version.or(live).ok_or_else(no_live_version)?;
             Ok(bytes::Bytes::from(learning.store().head_version(&name, version)?.1))
         });
         let file = file.await?;
