@@ -47,7 +47,7 @@ pub struct ServerOptions {
     pub keepalive_interval: Duration,
     /// How long it may take to answer that. Default 10 s.
     pub keepalive_timeout: Duration,
-    /// How long the sender of a backbone may be silent. Default 30 s.
+    /// How long the sender of a backbone or a head may be silent. Default 30 s.
     pub upload_timeout: Duration,
     /// How long running calls may take to end once the server is told to stop. Default 10 s.
     pub drain: Duration,

@@ -77,9 +77,8 @@ impl From<RpcError> for Problem {
             RpcError::Engine(error, place) => of_engine(error, &place),
             RpcError::Keeper(error) => of_keeper(error),
             RpcError::Learning(error, place) => of_learning(error, &place),
-            RpcError::TooManyUploads(most) => {
-                let message =
-                    format!("{most} backbones are being uploaded already; try again later");
+            RpcError::TooManyUploads(what, most) => {
+                let message = format!("{most} {what} are being uploaded already; try again later");
                 Self {
                     retry_after: Some(RETRY_JOB_AFTER),
                     ..Self::new(Code::ResourceExhausted, "TOO_MANY_UPLOADS", message)
@@ -88,6 +87,13 @@ impl From<RpcError> for Problem {
             RpcError::Silent(patience) => {
                 let message = format!("nothing came for {patience:?}; send the file again");
                 Self::new(Code::DeadlineExceeded, "SILENT", message)
+            }
+            RpcError::Slow(rate) => {
+                let message = format!(
+                    "the file came at fewer than {rate} bytes a second; send it again over a \
+                     faster connection"
+                );
+                Self::new(Code::DeadlineExceeded, "SLOW", message)
             }
             RpcError::NotYet(what) => {
                 let message = format!("this version of graftd does not {what} yet");

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use super::blocking::blocking;
+use super::upload::Upload;
 use crate::backbones::NewBackbone;
 use crate::base::name::Name;
 use crate::engine::{BackboneKeeper, EngineError, KeeperError, KeptBackbone, Target};
@@ -22,7 +23,6 @@ use crate::rpc::convert::backbone;
 use crate::rpc::convert::field::{FieldError, Within};
 use crate::rpc::convert::manifest::name;
 use crate::rpc::error::RpcError;
-use crate::rpc::status::name_the_limit;
 
 /// The largest model taken, in bytes. VGG-19, the largest of the catalogue, has 575 MB.
 const MAXIMUM_MODEL_BYTES: u64 = 1 << 30;
@@ -66,9 +66,10 @@ impl BackboneManager {
     /// piece.
     async fn upload(
         &self,
-        mut parts: Streaming<UploadBackboneRequest>,
+        parts: Streaming<UploadBackboneRequest>,
     ) -> Result<KeptBackbone, Status> {
-        let first = self.next_part(&mut parts).await?;
+        let mut parts = Upload::new(parts, &self.shared);
+        let first = next_part(&mut parts).await?;
         let Some(Part::Manifest(manifest)) = first else {
             let error = FieldError::new("manifest", "must be the first message of an upload");
             return Err(RpcError::from(error).into());
@@ -79,7 +80,7 @@ impl BackboneManager {
         }
         let new = NewBackbone::try_from(manifest).within("manifest").map_err(RpcError::from)?;
         let place = Arc::clone(&self.uploads).try_acquire_owned();
-        let place = place.map_err(|_| RpcError::TooManyUploads(UPLOADS))?;
+        let place = place.map_err(|_| RpcError::TooManyUploads("backbones", UPLOADS))?;
         let mut received: u64 = 0;
         let begin = {
             let new = new.clone();
@@ -89,11 +90,12 @@ impl BackboneManager {
             }
         };
         let mut incoming = self.keep(begin).await?;
-        while let Some(part) = self.next_part(&mut parts).await? {
+        while let Some(part) = next_part(&mut parts).await? {
             let Part::Chunk(chunk) = part else {
                 let error = FieldError::new("manifest", "must come once, first");
                 return Err(RpcError::from(error).into());
             };
+            parts.came(chunk.len());
             received += chunk.len() as u64;
             if new.size_bytes.is_some_and(|announced| received > announced) {
                 let error = FieldError::new("manifest.size_bytes", "is less than what comes");
@@ -112,19 +114,12 @@ impl BackboneManager {
         };
         Ok(self.keep(install).await?)
     }
+}
 
-    async fn next_part(
-        &self,
-        parts: &mut Streaming<UploadBackboneRequest>,
-    ) -> Result<Option<Part>, Status> {
-        let Shared { maximum_message_bytes: limit, upload_timeout, .. } = self.shared;
-        let message = tokio::time::timeout(upload_timeout, parts.message()).await;
-        let message = message.map_err(|_| RpcError::Silent(upload_timeout))?;
-        let message = message.map_err(|error| name_the_limit(&error, limit).unwrap_or(error))?;
-        let Some(message) = message else { return Ok(None) };
-        let empty = || FieldError::new("part", "must hold the manifest or a chunk");
-        Ok(Some(message.part.ok_or_else(empty).map_err(RpcError::from)?))
-    }
+async fn next_part(parts: &mut Upload<UploadBackboneRequest>) -> Result<Option<Part>, Status> {
+    let Some(message) = parts.next().await? else { return Ok(None) };
+    let empty = || FieldError::new("part", "must hold the manifest or a chunk");
+    Ok(Some(message.part.ok_or_else(empty).map_err(RpcError::from)?))
 }
 
 #[tonic::async_trait]
