@@ -187,9 +187,9 @@ impl BackboneKeeper {
     /// Whether `new` could be installed, as far as that can be told without its model.
     ///
     /// # Errors
-    /// See [`Backbones::check_id`].
-    pub fn check_id(&self, new: &NewBackbone) -> Result<(), KeeperError> {
-        Ok(self.folder.check_id(new)?)
+    /// See [`Backbones::check_new`].
+    pub fn check_new(&self, new: &NewBackbone) -> Result<(), KeeperError> {
+        Ok(self.folder.check_new(new)?)
     }
 
     /// Tries a received model in a child process, loads it and keeps it. One that it replaces answers

@@ -85,7 +85,7 @@ impl BackboneManager {
         let begin = {
             let new = new.clone();
             move |keeper: &BackboneKeeper| {
-                keeper.check_id(&new)?;
+                keeper.check_new(&new)?;
                 Ok(keeper.receive(MAXIMUM_MODEL_BYTES)?)
             }
         };
