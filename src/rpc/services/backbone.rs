@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
@@ -35,12 +35,15 @@ const UPLOADS: usize = 2;
 pub struct BackboneManager {
     shared: Shared,
     uploads: Arc<Semaphore>,
+    /// Held by who changes which backbones there are.
+    turn: Arc<Mutex<()>>,
 }
 
 impl BackboneManager {
     /// Manages what `shared` keeps.
     pub fn new(shared: Shared) -> Self {
-        Self { shared, uploads: Arc::new(Semaphore::new(UPLOADS)) }
+        let uploads = Arc::new(Semaphore::new(UPLOADS));
+        Self { shared, uploads, turn: Arc::default() }
     }
 
     /// The id of the backbone that answers a request that names nothing.
@@ -60,6 +63,21 @@ impl BackboneManager {
     ) -> Result<T, RpcError> {
         let keeper = Arc::clone(&self.shared.keeper);
         blocking(move || work(&keeper)).await
+    }
+
+    /// Changes something on the keeper, one caller after the other. Who waits for its turn holds no
+    /// thread, and who hangs up or whose deadline passes before that changes nothing.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&BackboneKeeper) -> Result<T, RpcError> + Send + 'static,
+    ) -> Result<T, RpcError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        self.keep(move |keeper| {
+            // Until the work has ended, even if the caller does not wait for that.
+            let _turn = turn;
+            work(keeper)
+        })
+        .await
     }
 
     /// Stores the pieces of an upload as they come, then has it installed. No thread waits for a
@@ -107,12 +125,13 @@ impl BackboneManager {
             };
             incoming = blocking(store).await?;
         }
-        let install = move |keeper: &BackboneKeeper| {
+        let prepare = move |keeper: &BackboneKeeper| {
+            let prepared = keeper.prepare(incoming, &new)?;
             // The place is taken until the trial has ended, even if the caller hangs up.
-            let _place = place;
-            Ok(keeper.install(incoming, &new)?)
+            Ok((prepared, new, place))
         };
-        Ok(self.keep(install).await?)
+        let (prepared, new, _place) = self.keep(prepare).await?;
+        Ok(self.change(move |keeper| Ok(keeper.install(prepared, &new)?)).await?)
     }
 }
 
@@ -168,7 +187,7 @@ impl BackboneService for BackboneManager {
         request: Request<LoadBackboneRequest>,
     ) -> Result<Response<LoadBackboneResponse>, Status> {
         let id = name("backbone", &request.into_inner().backbone).map_err(RpcError::from)?;
-        let kept = self.keep(move |keeper| Ok(keeper.load(&id)?)).await?;
+        let kept = self.change(move |keeper| Ok(keeper.load(&id)?)).await?;
         Ok(Response::new(LoadBackboneResponse { backbone: Some(self.described(&kept)) }))
     }
 
@@ -177,7 +196,7 @@ impl BackboneService for BackboneManager {
         request: Request<UnloadBackboneRequest>,
     ) -> Result<Response<UnloadBackboneResponse>, Status> {
         let id = name("backbone", &request.into_inner().backbone).map_err(RpcError::from)?;
-        let kept = self.keep(move |keeper| Ok(keeper.unload(&id)?)).await?;
+        let kept = self.change(move |keeper| Ok(keeper.unload(&id)?)).await?;
         Ok(Response::new(UnloadBackboneResponse { backbone: Some(self.described(&kept)) }))
     }
 
@@ -188,7 +207,7 @@ impl BackboneService for BackboneManager {
         let DeleteBackboneRequest { backbone, delete_embeddings } = request.into_inner();
         let id = name("backbone", &backbone).map_err(RpcError::from)?;
         let shared = self.shared.clone();
-        self.keep(move |keeper| {
+        self.change(move |keeper| {
             if delete_embeddings {
                 // Of one that is not loaded nobody knows which they are.
                 shared.engine.snapshot().resolve(&Target::Backbone(backbone))?;
