@@ -41,7 +41,7 @@ pub struct ServerOptions {
     pub maximum_connections: usize,
     /// Calls at a time on one connection. Default 256.
     pub maximum_streams: u32,
-    /// How long a client may take to begin to speak after it connected. Default 10 s.
+    /// How long a client may take to begin to speak HTTP/2 after it connected. Default 10 s.
     pub handshake_timeout: Duration,
     /// How often a silent connection is asked whether it lives. Default 30 s.
     pub keepalive_interval: Duration,
