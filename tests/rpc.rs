@@ -2,13 +2,16 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::daemon::{Daemon, photograph, reference};
+use graftd::base::name::Name;
 use graftd::client::messages::{
     EmbedRequest, Image, PixelFormat, PredictRequest, PredictStreamRequest, RawFrame, image,
 };
 use graftd::client::{Client, ClientError, ErrorKind, Options, Picture};
+use graftd::engine::{EngineError, HeadHandle, HeadSource, HeadVersions, LiveHead};
 use graftd::rpc::ServerOptions;
 use tokio_stream::StreamExt;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -359,4 +362,48 @@ async fn backbones_are_listed_and_described_with_their_layers() {
     let error = client.get_backbone("nothing").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
     assert!(error.message.contains("no backbone nothing"), "{error}");
+}
+
+/// In place of heads on a slow disk.
+#[derive(Debug)]
+struct SlowHeads {
+    begun: tokio::sync::mpsc::UnboundedSender<()>,
+    go: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl HeadSource for SlowHeads {
+    fn fetch(&self, name: &Name, _: u32) -> Result<Arc<LiveHead>, EngineError> {
+        self.begun.send(()).unwrap();
+        let waited = self.go.lock().unwrap().recv_timeout(Duration::from_secs(5));
+        Err(EngineError::HeadFile { head: name.to_string(), reason: format!("{waited:?}") })
+    }
+
+    fn forget(&self, _: &Name) {}
+}
+
+#[tokio::test]
+async fn a_head_that_is_read_from_the_device_holds_up_no_other_request() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let (release, go) = std::sync::mpsc::channel();
+    let source = Arc::new(SlowHeads { begun, go: go.into() });
+    let publish = |snapshot: &mut graftd::engine::Snapshot| {
+        let handle = HeadHandle::on_device("logits".parse().unwrap(), source);
+        let versions = HeadVersions { versions: [(1, handle)].into(), active: None };
+        snapshot.heads.insert("slow".parse().unwrap(), versions);
+        Ok::<_, std::convert::Infallible>(())
+    };
+    daemon.engine.registry().update(publish).unwrap();
+    let slow = PredictRequest { head: "slow@1".into(), ..encoded(photograph()) };
+    let waiting = {
+        let client = client.clone();
+        tokio::spawn(async move { predict_fails(&client, slow).await })
+    };
+    begins.recv().await.unwrap();
+    client.predict(encoded(photograph())).await.unwrap();
+    release.send(()).unwrap();
+    let error = waiting.await.unwrap();
+    assert_eq!(error.kind, ErrorKind::DataLoss);
+    assert!(error.message.contains("Ok(())"), "nobody could let it go on: {error}");
 }

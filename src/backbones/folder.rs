@@ -1,5 +1,6 @@
 //! The folder of all backbones on the device.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -128,15 +129,16 @@ impl Backbones {
     /// become the backbone `new.id`.
     ///
     /// # Errors
-    /// [`BackboneError::Exists`] unless `new.replace`; [`BackboneError::Digest`]; a model that
-    /// fails its trial; preprocessing or labels that do not fit it. Nothing is changed then.
+    /// As [`Backbones::check_new`]; [`BackboneError::Digest`]; a model that fails its trial;
+    /// preprocessing or labels that do not fit it; names too long for a manifest. Nothing is changed
+    /// then.
     pub fn prepare(
         &self,
         mut incoming: Incoming,
         new: &NewBackbone,
         checker: &Checker,
     ) -> Result<Prepared, BackboneError> {
-        self.check_id(new)?;
+        self.check_new(new)?;
         let (sha256, size_bytes) = incoming.finish()?;
         if let Some(expected) = new.size_bytes
             && expected != size_bytes
@@ -153,15 +155,9 @@ impl Backbones {
             overrides: new.tensors.overrides(),
             ..Options::default()
         };
-        // Said before the trial, which may take long.
-        new.preprocessing.resolve(new.preprocessing.size.or(Some(1)))?;
-        let report = checker.check(incoming.model(), &options)?;
-        let preprocessing = new.preprocessing.resolve(Some(report.size))?;
-        report.check_fits(&preprocessing)?;
-        let labels = new.labels.as_deref().map(Labels::parse).unwrap_or_default();
-        report.check_labels(&labels)?;
-
-        let manifest = Manifest {
+        // What does not depend on the trial is said before it, for it may take long.
+        let preprocessing = new.preprocessing.resolve(new.preprocessing.size.or(Some(1)))?;
+        let mut manifest = Manifest {
             name: if new.name.is_empty() { new.id.to_string() } else { new.name.clone() },
             enabled: true,
             sha256,
@@ -172,6 +168,13 @@ impl Backbones {
             preprocessing,
             tensors: new.tensors.clone(),
         };
+        manifest.to_toml()?;
+        let report = checker.check(incoming.model(), &options)?;
+        manifest.preprocessing = new.preprocessing.resolve(Some(report.size))?;
+        report.check_fits(&manifest.preprocessing)?;
+        let labels = new.labels.as_deref().map(Labels::parse).unwrap_or_default();
+        report.check_labels(&labels)?;
+
         incoming.write(MANIFEST, manifest.to_toml()?.as_bytes())?;
         if let Some(labels) = &new.labels {
             incoming.write(LABELS, labels.as_bytes())?;
@@ -181,17 +184,27 @@ impl Backbones {
         Ok(Prepared { incoming, target: self.folder(&new.id), backbone, report })
     }
 
-    /// Whether `new.id` is free, or may be replaced.
+    /// Whether `new` could be installed, as far as that can be told without its model.
     ///
     /// # Errors
-    /// [`BackboneError::Exists`], or the id of the built-in backbone.
-    pub fn check_id(&self, new: &NewBackbone) -> Result<(), BackboneError> {
+    /// [`BackboneError::Exists`] unless `new.replace`; the id of the built-in backbone; labels that
+    /// are too many to be read again; a waist that is named twice.
+    pub fn check_new(&self, new: &NewBackbone) -> Result<(), BackboneError> {
         if new.id.as_str() == BUILT_IN {
             let text = format!("{BUILT_IN} is the backbone within graftd; choose another id");
             return Err(BackboneError::Mismatch(text));
         }
         if self.folder(&new.id).exists() && !new.replace {
             return Err(BackboneError::Exists(new.id.clone()));
+        }
+        if new.labels.as_ref().is_some_and(|labels| labels.len() as u64 > MAX_LABELS_BYTES) {
+            let text = format!("the labels have more than {MAX_LABELS_BYTES} bytes together");
+            return Err(BackboneError::Mismatch(text));
+        }
+        let mut named = HashSet::new();
+        if let Some(twice) = new.tensors.waists.iter().find(|waist| !named.insert(*waist)) {
+            let shown: String = twice.chars().take(100).collect();
+            return Err(BackboneError::Mismatch(format!("the waist {shown:?} is named twice")));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::base::digest::Digest;
 use crate::graph;
 use crate::vision::{ChannelOrder, Preprocessing, Preset, ResizePolicy};
 
-/// The largest manifest that is read, in bytes.
+/// The largest manifest that is read, and so the largest that is written, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
 /// The manifest of an installed backbone.
@@ -126,12 +126,21 @@ impl Manifest {
     /// The manifest as TOML.
     ///
     /// # Errors
-    /// If a name cannot be expressed in TOML; this would be a fault of ours.
+    /// [`BackboneError::Mismatch`] where it has more bytes than are read. If a name cannot be
+    /// expressed in TOML; this would be a fault of ours.
     pub fn to_toml(&self) -> Result<String, BackboneError> {
-        toml::to_string(self).map_err(|error| BackboneError::Manifest {
+        let text = toml::to_string(self).map_err(|error| BackboneError::Manifest {
             origin: "backbone.toml".to_owned(),
             reason: error.to_string(),
-        })
+        })?;
+        if text.len() as u64 > MAX_BYTES {
+            let size = text.len();
+            return Err(BackboneError::Mismatch(format!(
+                "the manifest would have {size} bytes, over the limit of {MAX_BYTES}: give shorter \
+                 texts, or name fewer tensors"
+            )));
+        }
+        Ok(text)
     }
 }
 

@@ -43,6 +43,15 @@ pub enum EngineError {
         /// What there is instead, as a sentence.
         known: String,
     },
+    /// The head is there, but none of its versions was ever made live.
+    #[error(
+        "head {head:?} has no live version; make one live with `graftctl heads activate \
+         {head}@VERSION`, or name one ({head}@VERSION)"
+    )]
+    NoLiveVersion {
+        /// The head.
+        head: String,
+    },
     /// The backbone is on the device, but not in memory.
     #[error("backbone {0:?} is not loaded; load it with `graftctl backbones load {0}`")]
     NotLoaded(String),

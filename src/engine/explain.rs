@@ -190,8 +190,23 @@ impl Engine {
         options: ExplainOptions,
         cancel: Cancel,
     ) -> Result<Ticket<Result<Explained, EngineError>>, EngineError> {
-        options.request.check()?;
         let by = self.registry().snapshot().resolve(target)?;
+        self.explain_by(beside, by, subject, options, cancel)
+    }
+
+    /// The same by one that was resolved before.
+    ///
+    /// # Errors
+    /// As [`Engine::predict_by`], and those of [`explain`].
+    pub fn explain_by(
+        self: &Arc<Self>,
+        beside: Beside,
+        by: Answerer,
+        subject: Subject,
+        options: ExplainOptions,
+        cancel: Cancel,
+    ) -> Result<Ticket<Result<Explained, EngineError>>, EngineError> {
+        options.request.check()?;
         let priority = match beside {
             Beside::Predictions => Priority::Background,
             Beside::OwnPrediction if !options.is_cheap(&by) => Priority::Background,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Engine, LiveBackbone, Snapshot};
 use crate::backbones::{
-    BUILT_IN, BackboneError, Backbones, Checker, Incoming, Manifest, NewBackbone,
+    BUILT_IN, BackboneError, Backbones, Checker, Incoming, Manifest, NewBackbone, Prepared,
 };
 use crate::base::{digest::Digest, memory, name::Name};
 
@@ -16,7 +16,10 @@ pub struct BackboneKeeper {
     engine: Arc<Engine>,
     folder: Backbones,
     checker: Checker,
-    /// Folder and registry change together, one change after the other.
+    /// One trial at a time: each takes the memory of a network.
+    trying: Mutex<()>,
+    /// Folder and registry change together, one change after the other. Nobody waits for it for longer
+    /// than a network takes to load: a trial may take minutes and is over before.
     changing: Mutex<()>,
 }
 
@@ -55,7 +58,8 @@ pub enum KeeperError {
 impl BackboneKeeper {
     /// Keeps the backbones of `state_dir` for `engine`; `checker` tries new ones.
     pub fn new(engine: Arc<Engine>, state_dir: &Path, checker: Checker) -> Self {
-        Self { engine, folder: Backbones::new(state_dir), checker, changing: Mutex::default() }
+        let (trying, changing) = (Mutex::default(), Mutex::default());
+        Self { engine, folder: Backbones::new(state_dir), checker, trying, changing }
     }
 
     /// All backbones on the device and those that are part of the program, by id.
@@ -187,25 +191,36 @@ impl BackboneKeeper {
     /// Whether `new` could be installed, as far as that can be told without its model.
     ///
     /// # Errors
-    /// See [`Backbones::check_id`].
-    pub fn check_id(&self, new: &NewBackbone) -> Result<(), KeeperError> {
-        Ok(self.folder.check_id(new)?)
+    /// See [`Backbones::check_new`].
+    pub fn check_new(&self, new: &NewBackbone) -> Result<(), KeeperError> {
+        Ok(self.folder.check_new(new)?)
     }
 
-    /// Tries a received model in a child process, loads it and keeps it. One that it replaces answers
-    /// until then, and stays if anything fails.
+    /// Tries a received model in a child process, in a folder of its own: others are loaded, unloaded
+    /// and deleted meanwhile.
     ///
     /// # Errors
-    /// See [`Backbones::prepare`]; [`KeeperError::InUse`] where heads stand on a backbone that would
-    /// be replaced with one that makes other embeddings.
+    /// See [`Backbones::prepare`].
+    pub fn prepare(&self, incoming: Incoming, new: &NewBackbone) -> Result<Prepared, KeeperError> {
+        let _one_at_a_time = self.trying.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(self.folder.prepare(incoming, new, &self.checker)?)
+    }
+
+    /// Loads what was prepared as `new` and keeps it. One that it replaces answers until then, and
+    /// stays if anything fails.
+    ///
+    /// # Errors
+    /// See [`Backbones::check_new`]: another may have come under that id during the trial.
+    /// [`KeeperError::InUse`] where heads stand on a backbone that would be replaced with one that
+    /// makes other embeddings.
     pub fn install(
         &self,
-        incoming: Incoming,
+        prepared: Prepared,
         new: &NewBackbone,
     ) -> Result<KeptBackbone, KeeperError> {
         let id = &new.id;
         let _one_at_a_time = self.change();
-        let prepared = self.folder.prepare(incoming, new, &self.checker)?;
+        self.folder.check_new(new)?;
         self.refuse_other_embeddings(id, &prepared.backbone().manifest)?;
         let live = Arc::new(LiveBackbone::installed(prepared.backbone())?);
         prepared.place()?;

@@ -51,6 +51,14 @@ pub struct HeadVersions {
     pub active: Option<u32>,
 }
 
+impl HeadVersions {
+    /// The backbone that the head stands on: that of its active version, else of its latest.
+    pub fn backbone(&self) -> Option<&Name> {
+        let active = self.active.and_then(|version| self.versions.get(&version));
+        active.or(self.versions.values().next_back()).map(|handle| &handle.backbone)
+    }
+}
+
 /// Holds the current snapshot. Reading never waits; changes happen one after the other.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -106,14 +114,27 @@ impl Snapshot {
     /// Finds who answers.
     ///
     /// # Errors
-    /// An unknown name, listing what there is; a head whose backbone is not loaded or is another; a
-    /// version that has to be fetched and cannot be read.
+    /// An unknown name, listing what there is; a head without live version, or whose backbone is not
+    /// loaded or is another; a version that has to be fetched and cannot be read.
     pub fn resolve(&self, target: &Target) -> Result<Answerer, EngineError> {
         match target {
             Target::Default => self.resolve_default(),
             Target::Backbone(name) => self.backbone(name),
             Target::Head { name, version } => self.head(name, *version),
         }
+    }
+
+    /// Whether [`Snapshot::resolve`] answers at once: false for the version of a head that has to be
+    /// fetched.
+    pub fn is_in_memory(&self, target: &Target) -> bool {
+        let (name, version) = match (target, &self.default) {
+            (Target::Head { name, version }, _) => (name, *version),
+            (Target::Default, Some(name)) => (name, None),
+            (Target::Default, None) | (Target::Backbone(_), _) => return true,
+        };
+        let head = self.heads.get(name.as_str());
+        let handle = head.and_then(|head| head.versions.get(&version.or(head.active)?));
+        handle.is_none_or(|handle| handle.memory().is_some())
     }
 
     fn resolve_default(&self) -> Result<Answerer, EngineError> {
@@ -147,10 +168,11 @@ impl Snapshot {
     fn head(&self, name: &str, version: Option<u32>) -> Result<Answerer, EngineError> {
         let found = self.heads.get_key_value(name);
         let (known, head) = found.ok_or_else(|| unknown("head", name, self.heads.keys()))?;
-        let found = version.or(head.active).and_then(|v| Some((v, head.versions.get(&v)?)));
-        let (version, handle) = found.ok_or_else(|| {
-            let asked = version.map_or(name.to_owned(), |version| format!("{name}@{version}"));
-            unknown("head", &asked, head.versions.keys().map(|version| format!("{name}@{version}")))
+        let no_live_version = || EngineError::NoLiveVersion { head: known.to_string() };
+        let version = version.or(head.active).ok_or_else(no_live_version)?;
+        let handle = head.versions.get(&version).ok_or_else(|| {
+            let known = head.versions.keys().map(|version| format!("{name}@{version}"));
+            unknown("head", &format!("{name}@{version}"), known)
         })?;
         let head = handle.get(known, version)?;
         let backbone = self.backbone(head.backbone.as_str())?.backbone;

@@ -111,7 +111,20 @@ impl Engine {
         subject: Subject,
         cancel: Cancel,
     ) -> Result<Ticket<Result<Answer, EngineError>>, EngineError> {
-        let by = self.registry.snapshot().resolve(target)?;
+        self.predict_by(self.registry.snapshot().resolve(target)?, subject, cancel)
+    }
+
+    /// The same by one that was resolved before: several images of one request are answered by one
+    /// version, whatever goes live meanwhile.
+    ///
+    /// # Errors
+    /// As [`Engine::predict`], but for the target's.
+    pub fn predict_by(
+        &self,
+        by: Answerer,
+        subject: Subject,
+        cancel: Cancel,
+    ) -> Result<Ticket<Result<Answer, EngineError>>, EngineError> {
         let limits = self.options.limits;
         self.run(Priority::Foreground, cancel, move |cancel, mut timings| {
             let prepared = prepare(&by, subject, &limits, cancel, &mut timings)?;
@@ -130,7 +143,20 @@ impl Engine {
         subject: Subject,
         cancel: Cancel,
     ) -> Result<Ticket<Result<Embedded, EngineError>>, EngineError> {
-        let by = self.registry.snapshot().resolve(target)?;
+        self.embed_by(priority, self.registry.snapshot().resolve(target)?, subject, cancel)
+    }
+
+    /// The same by one that was resolved before.
+    ///
+    /// # Errors
+    /// As [`Engine::predict_by`].
+    pub fn embed_by(
+        &self,
+        priority: Priority,
+        by: Answerer,
+        subject: Subject,
+        cancel: Cancel,
+    ) -> Result<Ticket<Result<Embedded, EngineError>>, EngineError> {
         let limits = self.options.limits;
         self.run(priority, cancel, move |cancel, mut timings| {
             let prepared = prepare(&by, subject, &limits, cancel, &mut timings)?;

@@ -19,10 +19,12 @@ pub enum RpcError {
     Keeper(KeeperError),
     /// Samples, training or heads.
     Learning(LearningError, Box<Place>),
-    /// As many backbones are being uploaded as may be at a time.
-    TooManyUploads(usize),
+    /// As many of these (`backbones`, `heads`) are being uploaded as may be at a time.
+    TooManyUploads(&'static str, usize),
     /// The sender of an upload has been silent for this time.
     Silent(Duration),
+    /// The sender of an upload brings fewer bytes a second than these.
+    Slow(u32),
     /// Part of the wire contract that this version does not do yet.
     NotYet(&'static str),
 }
@@ -97,8 +99,9 @@ impl RpcError {
             Self::Engine(_, place) | Self::Learning(_, place) => Some(place),
             Self::Field(_)
             | Self::Keeper(_)
-            | Self::TooManyUploads(_)
+            | Self::TooManyUploads(..)
             | Self::Silent(_)
+            | Self::Slow(_)
             | Self::NotYet(_) => None,
         }
     }

@@ -1,4 +1,4 @@
-//! Connections: not more than the daemon can bear, and none that never speaks.
+//! Connections: not more than the daemon can bear, and none that never speaks HTTP/2.
 //!
 //! tonic sets no limit of its own on connections, nor on how long a client may take to begin.
 
@@ -16,12 +16,15 @@ use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+/// Bytes of the preface with which every client begins: RFC 9113, section 3.4.
+const PREFACE_BYTES: usize = 24;
+
 /// Accepts connections while fewer than `maximum` are open; more wait in the system's backlog. Ends
 /// only with its caller.
 pub fn connections(
     listener: TcpListener,
     maximum: usize,
-    first_byte_timeout: Duration,
+    handshake_timeout: Duration,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let free = Arc::new(Semaphore::new(maximum.max(1)));
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
@@ -36,7 +39,7 @@ pub fn connections(
                     tracing::debug!(%address, "connection accepted");
                     // Answers are small and awaited: they must not wait to be filled up.
                     let _ = stream.set_nodelay(true);
-                    Ok(Connection::new(stream, permit, first_byte_timeout))
+                    Ok(Connection::new(stream, permit, handshake_timeout))
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -68,7 +71,9 @@ async fn accept(
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    /// Runs until the first byte has come.
+    /// Bytes of the preface that have yet to come.
+    awaited: usize,
+    /// Runs until they have come.
     silence: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -76,7 +81,7 @@ pub struct Connection {
 impl Connection {
     fn new(stream: TcpStream, permit: OwnedSemaphorePermit, patience: Duration) -> Self {
         let silence = Some(Box::pin(tokio::time::sleep(patience)));
-        Self { stream, silence, _permit: permit }
+        Self { stream, awaited: PREFACE_BYTES, silence, _permit: permit }
     }
 }
 
@@ -86,10 +91,13 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if read.is_ready() {
+        self.awaited = self.awaited.saturating_sub(buffer.filled().len() - before);
+        if self.awaited == 0 {
             self.silence = None;
-        } else if let Some(silence) = &mut self.silence
+        } else if read.is_pending()
+            && let Some(silence) = &mut self.silence
             && silence.as_mut().poll(context).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -178,9 +186,19 @@ mod tests {
 
         let mut speaking = TcpStream::connect(address).await.unwrap();
         let mut connection = accepted.next().await.unwrap().unwrap();
-        speaking.write_all(&[7]).await.unwrap();
-        assert_eq!(connection.read_u8().await.unwrap(), 7);
+        speaking.write_all(&[7; PREFACE_BYTES]).await.unwrap();
+        connection.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
         assert!(connection.silence.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_less_than_the_preface_is_dropped() {
+        let (address, mut accepted) = listening(1, Duration::from_millis(20)).await;
+        let mut halting = TcpStream::connect(address).await.unwrap();
+        let mut connection = accepted.next().await.unwrap().unwrap();
+        halting.write_all(&[7; PREFACE_BYTES - 1]).await.unwrap();
+        let error = connection.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

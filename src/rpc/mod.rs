@@ -12,6 +12,7 @@ mod item_stream;
 mod listener;
 mod meter;
 mod open_inference;
+mod resolve;
 mod server;
 mod services;
 mod status;

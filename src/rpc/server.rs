@@ -41,13 +41,13 @@ pub struct ServerOptions {
     pub maximum_connections: usize,
     /// Calls at a time on one connection. Default 256.
     pub maximum_streams: u32,
-    /// How long a client may take to begin to speak after it connected. Default 10 s.
+    /// How long a client may take to begin to speak HTTP/2 after it connected. Default 10 s.
     pub handshake_timeout: Duration,
     /// How often a silent connection is asked whether it lives. Default 30 s.
     pub keepalive_interval: Duration,
     /// How long it may take to answer that. Default 10 s.
     pub keepalive_timeout: Duration,
-    /// How long the sender of a backbone may be silent. Default 30 s.
+    /// How long the sender of a backbone or a head may be silent. Default 30 s.
     pub upload_timeout: Duration,
     /// How long running calls may take to end once the server is told to stop. Default 10 s.
     pub drain: Duration,

@@ -77,9 +77,8 @@ impl From<RpcError> for Problem {
             RpcError::Engine(error, place) => of_engine(error, &place),
             RpcError::Keeper(error) => of_keeper(error),
             RpcError::Learning(error, place) => of_learning(error, &place),
-            RpcError::TooManyUploads(most) => {
-                let message =
-                    format!("{most} backbones are being uploaded already; try again later");
+            RpcError::TooManyUploads(what, most) => {
+                let message = format!("{most} {what} are being uploaded already; try again later");
                 Self {
                     retry_after: Some(RETRY_JOB_AFTER),
                     ..Self::new(Code::ResourceExhausted, "TOO_MANY_UPLOADS", message)
@@ -88,6 +87,13 @@ impl From<RpcError> for Problem {
             RpcError::Silent(patience) => {
                 let message = format!("nothing came for {patience:?}; send the file again");
                 Self::new(Code::DeadlineExceeded, "SILENT", message)
+            }
+            RpcError::Slow(rate) => {
+                let message = format!(
+                    "the file came at fewer than {rate} bytes a second; send it again over a \
+                     faster connection"
+                );
+                Self::new(Code::DeadlineExceeded, "SLOW", message)
             }
             RpcError::NotYet(what) => {
                 let message = format!("this version of graftd does not {what} yet");
@@ -111,6 +117,9 @@ fn of_engine(error: EngineError, place: &Place) -> Problem {
         EngineError::Explain(error) => of_explain(&error, place),
         EngineError::HeadFile { .. } => Problem::new(Code::DataLoss, "CORRUPT", text),
         EngineError::Unknown { .. } => Problem::new(Code::NotFound, "UNKNOWN_NAME", text),
+        EngineError::NoLiveVersion { .. } => {
+            Problem::new(Code::FailedPrecondition, "NO_LIVE_VERSION", text)
+        }
         EngineError::NotLoaded(_) => Problem::new(Code::Unavailable, "NOT_LOADED", text),
         EngineError::NothingLoaded => Problem::new(Code::Unavailable, "NOTHING_LOADED", text),
         EngineError::NoClassifier(_) => {

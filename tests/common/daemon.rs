@@ -110,6 +110,17 @@ impl Daemon {
 
     /// The same on a store that is open.
     pub async fn start_on(store: Store, pool: PoolOptions, options: ServerOptions) -> Self {
+        let graftd = env!("CARGO_BIN_EXE_graftd").into();
+        Self::start_trying_with(graftd, store, pool, options).await
+    }
+
+    /// The same with a program of the test's own that tries uploaded networks.
+    pub async fn start_trying_with(
+        program: PathBuf,
+        store: Store,
+        pool: PoolOptions,
+        options: ServerOptions,
+    ) -> Self {
         let state = store.path();
         let mut snapshot = Snapshot::default();
         for (added, ending) in ["features", "softmax", "logits"].into_iter().enumerate() {
@@ -119,7 +130,7 @@ impl Daemon {
         let engine = EngineOptions { pool, limits: Limits::default() };
         let engine = Arc::new(Engine::start(snapshot, engine).unwrap());
         let learning = Arc::new(Learning::start(Arc::clone(&engine), store).unwrap());
-        let checker = Checker::new(env!("CARGO_BIN_EXE_graftd").into());
+        let checker = Checker::new(program);
         let keeper = BackboneKeeper::new(Arc::clone(&engine), &state, checker);
         let server = Server::new(Arc::clone(&learning), keeper, options).await.unwrap();
         let drain = server.drain_handle();

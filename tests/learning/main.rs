@@ -18,6 +18,7 @@ mod commands;
 mod disk;
 mod following;
 mod graftctl;
+mod import;
 mod jobs;
 mod open_inference;
 mod poison;

@@ -3,12 +3,13 @@
 use graftd::client::ErrorKind;
 use graftd::client::messages::{
     EvaluateHeadVersionRequest, FeatureTransform, HeadFormat, HeadKind, ImportedHead, JobState,
-    Labels, ListSamplesRequest, NewSample, PromotionPolicy, SampleFilter, Split,
+    Labels, ListSamplesRequest, NewSample, PredictRequest, PromotionPolicy, SampleFilter, Split,
     StartTrainingRequest, TrainingOptions, UpdateSampleRequest,
 };
 
 use crate::colours::{
-    COLOURS, predict, probabilities, push, push_colours, sample, start, train, training,
+    COLOURS, image, picture, predict, probabilities, push, push_colours, sample, start, train,
+    training,
 };
 use crate::common::daemon::Daemon;
 
@@ -379,4 +380,85 @@ async fn an_option_that_the_kind_cannot_keep_to_is_refused_by_its_path() {
     assert_eq!(error.kind, ErrorKind::InvalidArgument, "{error}");
     assert_eq!(error.field, "options.balance_classes", "{error}");
     assert!(error.message.contains("knn"), "{error}");
+}
+
+#[tokio::test]
+async fn a_head_is_trained_on_its_own_backbone_or_not_at_all_and_a_new_one_on_the_default() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    let elsewhere =
+        StartTrainingRequest { backbone: "features".into(), ..training(PromotionPolicy::Always) };
+    train(&client, elsewhere).await;
+    let file = client.export_head_version("colour", HeadFormat::Safetensors).await.unwrap();
+    let import = ImportedHead { name: "paint".into(), ..ImportedHead::default() };
+    client.import_head_version(import, file).await.unwrap();
+    let start = async |head: &str| {
+        let asked = StartTrainingRequest { head: head.into(), ..training(PromotionPolicy::Always) };
+        client.start_training(asked).await.map(|job| job.unwrap().backbone)
+    };
+    for (head, backbone) in [("colour", "features"), ("paint", "features"), ("new", "logits")] {
+        assert_eq!(start(head).await.unwrap(), backbone, "{head}");
+    }
+    let unload = |snapshot: &mut graftd::engine::Snapshot| {
+        snapshot.backbones.remove("features");
+        snapshot.unloaded.insert("features".parse().unwrap());
+        Ok::<_, std::convert::Infallible>(())
+    };
+    daemon.engine.registry().update(unload).unwrap();
+    for head in ["colour", "paint"] {
+        let refused = start(head).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Unavailable, "{head}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_without_live_version_is_said_to_be_so_whatever_is_asked_of_it() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    train(&client, training(PromotionPolicy::Manual)).await;
+    let ask = async |head: &str| {
+        let image = Some(image(picture(COLOURS[0].1, 1)));
+        let request = PredictRequest { image, head: head.into(), ..PredictRequest::default() };
+        client.predict(request).await
+    };
+    let export = |format| client.export_head_version("colour", format);
+    for refused in [
+        ask("colour").await.unwrap_err(),
+        export(HeadFormat::Safetensors).await.unwrap_err(),
+        export(HeadFormat::Onnx).await.unwrap_err(),
+    ] {
+        let told = (refused.kind, refused.reason.as_str());
+        assert_eq!(told, (ErrorKind::FailedPrecondition, "NO_LIVE_VERSION"), "{refused}");
+        assert!(refused.message.contains("graftctl heads activate"), "{refused}");
+    }
+    assert_eq!(ask("colour@1").await.unwrap().head.unwrap().version, 1);
+    assert_eq!(ask("colour@2").await.unwrap_err().kind, ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_live_version_that_is_damaged_answers_data_loss_and_another_takes_its_place() {
+    let state = tempfile::tempdir().unwrap();
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    for _ in 0..2 {
+        train(&client, training(PromotionPolicy::Always)).await;
+    }
+    drop(client);
+    daemon.end().await;
+    let database = rusqlite::Connection::open(state.path().join("graftd.sqlite")).unwrap();
+    let damage = "UPDATE head_versions SET bytes = zeroblob(length(bytes)) WHERE version = 2";
+    assert_eq!(database.execute(damage, []).unwrap(), 1);
+    drop(database);
+
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    let image = Some(image(picture(COLOURS[0].1, 1)));
+    let request = PredictRequest { image, head: "colour".into(), ..PredictRequest::default() };
+    let error = client.predict(request).await.unwrap_err();
+    assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::DataLoss, "CORRUPT"), "{error}");
+    client.rollback_head("colour").await.unwrap();
+    assert_eq!(predict(&client, "colour", COLOURS[0].1, 1).await.head.unwrap().version, 1);
 }

@@ -139,21 +139,30 @@ pub(super) fn publish(engine: &Engine, store: &Store, name: &Name) -> Result<(),
             } else if let Some(handle) = in_memory {
                 Ok(handle.clone())
             } else {
-                load(store, name, number).map(|live| HeadHandle::in_memory(Arc::new(live)))
+                match load(store, name, number) {
+                    Ok(live) => Ok(HeadHandle::in_memory(Arc::new(live))),
+                    // Whoever asks for it is told what is wrong with it.
+                    Err(error) => {
+                        not_loaded(name, number, &error);
+                        on_device(engine, store, &version)
+                    }
+                }
             };
             match handle {
                 Ok(handle) => {
                     versions.insert(number, handle);
                 }
                 // One damaged version must not keep the device from answering with the others.
-                Err(error) => {
-                    tracing::error!(head = %name, version = number, %error, "a head is not loaded");
-                }
+                Err(error) => not_loaded(name, number, &error),
             }
         }
         snapshot.heads.insert(name.clone(), HeadVersions { versions, active: stored.active });
         Ok(())
     })
+}
+
+fn not_loaded(name: &Name, version: u32, error: &LearningError) {
+    tracing::error!(head = %name, version, %error, "a head is not loaded");
 }
 
 fn on_device(

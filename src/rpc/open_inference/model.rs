@@ -1,9 +1,12 @@
 //! Backbones and heads as models of the protocol.
 
+use std::sync::Arc;
+
 use super::signature::{Output, Signature};
 use crate::engine::{Answer, Answerer, Snapshot, Target};
 use crate::rpc::convert::field::FieldError;
 use crate::rpc::error::RpcError;
+use crate::rpc::resolve::resolve;
 use crate::vision::TensorLayout;
 
 /// The only version of a backbone.
@@ -14,8 +17,6 @@ const HEAD_OUTPUTS: [&str; 2] = ["logits", "probabilities"];
 /// A model and what it takes and gives.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// Whom the engine is to ask.
-    pub target: Target,
     /// Who answers.
     pub by: Answerer,
     /// The version that answers.
@@ -26,7 +27,7 @@ pub struct Model {
 ///
 /// # Errors
 /// An unknown name or version.
-pub fn find(snapshot: &Snapshot, name: &str, version: &str) -> Result<Model, RpcError> {
+pub async fn find(snapshot: &Arc<Snapshot>, name: &str, version: &str) -> Result<Model, RpcError> {
     let is_head = snapshot.heads.contains_key(name);
     let unknown_version = || FieldError::new("model_version", format!("there is no {version:?}"));
     let target = if is_head {
@@ -40,9 +41,9 @@ pub fn find(snapshot: &Snapshot, name: &str, version: &str) -> Result<Model, Rpc
     } else {
         return Err(unknown_version().into());
     };
-    let by = snapshot.resolve(&target)?;
+    let by = resolve(Arc::clone(snapshot), &target).await?;
     let version = by.head.as_ref().map_or(BACKBONE_VERSION.to_owned(), |h| h.version.to_string());
-    Ok(Model { target, by, version })
+    Ok(Model { by, version })
 }
 
 impl Model {

@@ -18,6 +18,8 @@ enum Row {
 
 /// Runs `rows`, which came in `raw_input_contents` if `raw`, on `model` and returns their values by row, then by output of the model.
 ///
+/// All are answered by the answerer of `model`, whatever goes live meanwhile.
+///
 /// As many rows run as there are workers and one more waits, so that no worker idles between two of
 /// them, yet one request never fills the queue. Dropping the future drops the rows that have not run.
 ///
@@ -65,9 +67,9 @@ fn begin(
 ) -> Result<Row, EngineError> {
     let (engine, cancel) = (&shared.engine, Cancel::with_deadline(deadline));
     if model.is_extractor() {
-        engine.embed(Priority::Foreground, &model.target, row, cancel).map(Row::Embedding)
+        engine.embed_by(Priority::Foreground, model.by.clone(), row, cancel).map(Row::Embedding)
     } else {
-        let ticket = engine.predict(&model.target, row.clone(), cancel)?;
+        let ticket = engine.predict_by(model.by.clone(), row.clone(), cancel)?;
         Ok(Row::Answer(ticket, row))
     }
 }

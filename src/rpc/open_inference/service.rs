@@ -35,7 +35,7 @@ impl OpenInference {
         deadline: Option<Instant>,
     ) -> Result<ModelInferResponse, RpcError> {
         let snapshot = self.shared.engine.snapshot();
-        let model = model::find(&snapshot, &request.model_name, &request.model_version)?;
+        let model = model::find(&snapshot, &request.model_name, &request.model_version).await?;
         let signature = model.signature(&snapshot);
         let raw = !request.raw_input_contents.is_empty();
         let wanted = tensors::wanted(&request.outputs, &signature)?;
@@ -93,7 +93,7 @@ impl GrpcInferenceService for OpenInference {
         request: Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        let found = model::find(&self.shared.engine.snapshot(), &name, &version);
+        let found = model::find(&self.shared.engine.snapshot(), &name, &version).await;
         let ready = found.is_ok() && !*self.shared.draining.borrow();
         Ok(Response::new(ModelReadyResponse { ready }))
     }
@@ -115,7 +115,7 @@ impl GrpcInferenceService for OpenInference {
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
         let snapshot = self.shared.engine.snapshot();
-        let model = model::find(&snapshot, &name, &version)?;
+        let model = model::find(&snapshot, &name, &version).await?;
         Ok(Response::new(model.signature(&snapshot).into()))
     }
 

@@ -12,7 +12,7 @@ use super::blocking::blocking;
 use crate::base::cancel::Cancel;
 use crate::base::name::Name;
 use crate::engine::learning::LearningError;
-use crate::engine::{Beside, EngineError, ExplainOptions, Explained, Subject, Target};
+use crate::engine::{Answerer, Beside, EngineError, ExplainOptions, Explained, Subject, Target};
 use crate::explain::audit::{Audit as Findings, ClassAudit as Finding, GRID, Look};
 use crate::explain::{ClassName, ClassSpec, ExplainError};
 use crate::heads::HeadError;
@@ -24,6 +24,7 @@ use crate::rpc::convert::explanation::boxes_of_samples;
 use crate::rpc::convert::field::{FieldError, Within, ranged};
 use crate::rpc::convert::{sample, target};
 use crate::rpc::error::RpcError;
+use crate::rpc::resolve::resolve;
 use crate::store::{Filter, Keep, Sample, StoreError};
 use crate::vision::BoundingBox;
 
@@ -106,13 +107,14 @@ impl Audit {
 
     async fn all_classes(&self, outbound: &Outbound) -> Result<(), RpcError> {
         let classes = self.samples().await?;
+        let by = resolve(self.shared.engine.snapshot(), &self.target).await?;
         let total = classes.values().map(Vec::len).sum::<usize>() as u64;
         let mut done = 0;
         let mut failures: BTreeMap<String, Failures> = BTreeMap::new();
         let mut findings = Findings::default();
         for (label, samples) in &classes {
             for sample in samples {
-                match self.explain(label, sample).await {
+                match self.explain(&by, label, sample).await {
                     Ok(explained) => {
                         findings.add(label.clone(), self.look(sample, &explained)?);
                     }
@@ -196,7 +198,12 @@ impl Audit {
         Ok(look.map_err(EngineError::from)?)
     }
 
-    async fn explain(&self, label: &str, sample: &Sample) -> Result<Explained, RpcError> {
+    async fn explain(
+        &self,
+        by: &Answerer,
+        label: &str,
+        sample: &Sample,
+    ) -> Result<Explained, RpcError> {
         let learning = self.shared.learning.clone();
         let wanted = sample.clone();
         let image = blocking(move || Ok(learning.store().image_of(&wanted)?)).await?;
@@ -210,7 +217,7 @@ impl Audit {
             let subject = Subject::Encoded(image.clone().into());
             let (engine, options) = (&self.shared.engine, options.clone());
             let beside = Beside::Predictions;
-            match engine.explain(beside, &self.target, subject, options, cancel) {
+            match engine.explain_by(beside, by.clone(), subject, options, cancel) {
                 Ok(ticket) => return Ok(ticket.await??),
                 Err(EngineError::QueueFull { .. }) => tokio::time::sleep(PATIENCE).await,
                 Err(error) => return Err(error.into()),

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use super::blocking::blocking;
+use super::upload::Upload;
 use crate::backbones::NewBackbone;
 use crate::base::name::Name;
 use crate::engine::{BackboneKeeper, EngineError, KeeperError, KeptBackbone, Target};
@@ -22,7 +23,6 @@ use crate::rpc::convert::backbone;
 use crate::rpc::convert::field::{FieldError, Within};
 use crate::rpc::convert::manifest::name;
 use crate::rpc::error::RpcError;
-use crate::rpc::status::name_the_limit;
 
 /// The largest model taken, in bytes. VGG-19, the largest of the catalogue, has 575 MB.
 const MAXIMUM_MODEL_BYTES: u64 = 1 << 30;
@@ -35,12 +35,15 @@ const UPLOADS: usize = 2;
 pub struct BackboneManager {
     shared: Shared,
     uploads: Arc<Semaphore>,
+    /// Held by who changes which backbones there are.
+    turn: Arc<Mutex<()>>,
 }
 
 impl BackboneManager {
     /// Manages what `shared` keeps.
     pub fn new(shared: Shared) -> Self {
-        Self { shared, uploads: Arc::new(Semaphore::new(UPLOADS)) }
+        let uploads = Arc::new(Semaphore::new(UPLOADS));
+        Self { shared, uploads, turn: Arc::default() }
     }
 
     /// The id of the backbone that answers a request that names nothing.
@@ -62,13 +65,29 @@ impl BackboneManager {
         blocking(move || work(&keeper)).await
     }
 
+    /// Changes something on the keeper, one caller after the other. Who waits for its turn holds no
+    /// thread, and who hangs up or whose deadline passes before that changes nothing.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&BackboneKeeper) -> Result<T, RpcError> + Send + 'static,
+    ) -> Result<T, RpcError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        self.keep(move |keeper| {
+            // Until the work has ended, even if the caller does not wait for that.
+            let _turn = turn;
+            work(keeper)
+        })
+        .await
+    }
+
     /// Stores the pieces of an upload as they come, then has it installed. No thread waits for a
     /// piece.
     async fn upload(
         &self,
-        mut parts: Streaming<UploadBackboneRequest>,
+        parts: Streaming<UploadBackboneRequest>,
     ) -> Result<KeptBackbone, Status> {
-        let first = self.next_part(&mut parts).await?;
+        let mut parts = Upload::new(parts, &self.shared);
+        let first = next_part(&mut parts).await?;
         let Some(Part::Manifest(manifest)) = first else {
             let error = FieldError::new("manifest", "must be the first message of an upload");
             return Err(RpcError::from(error).into());
@@ -79,21 +98,22 @@ impl BackboneManager {
         }
         let new = NewBackbone::try_from(manifest).within("manifest").map_err(RpcError::from)?;
         let place = Arc::clone(&self.uploads).try_acquire_owned();
-        let place = place.map_err(|_| RpcError::TooManyUploads(UPLOADS))?;
+        let place = place.map_err(|_| RpcError::TooManyUploads("backbones", UPLOADS))?;
         let mut received: u64 = 0;
         let begin = {
             let new = new.clone();
             move |keeper: &BackboneKeeper| {
-                keeper.check_id(&new)?;
+                keeper.check_new(&new)?;
                 Ok(keeper.receive(MAXIMUM_MODEL_BYTES)?)
             }
         };
         let mut incoming = self.keep(begin).await?;
-        while let Some(part) = self.next_part(&mut parts).await? {
+        while let Some(part) = next_part(&mut parts).await? {
             let Part::Chunk(chunk) = part else {
                 let error = FieldError::new("manifest", "must come once, first");
                 return Err(RpcError::from(error).into());
             };
+            parts.came(chunk.len());
             received += chunk.len() as u64;
             if new.size_bytes.is_some_and(|announced| received > announced) {
                 let error = FieldError::new("manifest.size_bytes", "is less than what comes");
@@ -105,26 +125,20 @@ impl BackboneManager {
             };
             incoming = blocking(store).await?;
         }
-        let install = move |keeper: &BackboneKeeper| {
+        let prepare = move |keeper: &BackboneKeeper| {
+            let prepared = keeper.prepare(incoming, &new)?;
             // The place is taken until the trial has ended, even if the caller hangs up.
-            let _place = place;
-            Ok(keeper.install(incoming, &new)?)
+            Ok((prepared, new, place))
         };
-        Ok(self.keep(install).await?)
+        let (prepared, new, _place) = self.keep(prepare).await?;
+        Ok(self.change(move |keeper| Ok(keeper.install(prepared, &new)?)).await?)
     }
+}
 
-    async fn next_part(
-        &self,
-        parts: &mut Streaming<UploadBackboneRequest>,
-    ) -> Result<Option<Part>, Status> {
-        let Shared { maximum_message_bytes: limit, upload_timeout, .. } = self.shared;
-        let message = tokio::time::timeout(upload_timeout, parts.message()).await;
-        let message = message.map_err(|_| RpcError::Silent(upload_timeout))?;
-        let message = message.map_err(|error| name_the_limit(&error, limit).unwrap_or(error))?;
-        let Some(message) = message else { return Ok(None) };
-        let empty = || FieldError::new("part", "must hold the manifest or a chunk");
-        Ok(Some(message.part.ok_or_else(empty).map_err(RpcError::from)?))
-    }
+async fn next_part(parts: &mut Upload<UploadBackboneRequest>) -> Result<Option<Part>, Status> {
+    let Some(message) = parts.next().await? else { return Ok(None) };
+    let empty = || FieldError::new("part", "must hold the manifest or a chunk");
+    Ok(Some(message.part.ok_or_else(empty).map_err(RpcError::from)?))
 }
 
 #[tonic::async_trait]
@@ -173,7 +187,7 @@ impl BackboneService for BackboneManager {
         request: Request<LoadBackboneRequest>,
     ) -> Result<Response<LoadBackboneResponse>, Status> {
         let id = name("backbone", &request.into_inner().backbone).map_err(RpcError::from)?;
-        let kept = self.keep(move |keeper| Ok(keeper.load(&id)?)).await?;
+        let kept = self.change(move |keeper| Ok(keeper.load(&id)?)).await?;
         Ok(Response::new(LoadBackboneResponse { backbone: Some(self.described(&kept)) }))
     }
 
@@ -182,7 +196,7 @@ impl BackboneService for BackboneManager {
         request: Request<UnloadBackboneRequest>,
     ) -> Result<Response<UnloadBackboneResponse>, Status> {
         let id = name("backbone", &request.into_inner().backbone).map_err(RpcError::from)?;
-        let kept = self.keep(move |keeper| Ok(keeper.unload(&id)?)).await?;
+        let kept = self.change(move |keeper| Ok(keeper.unload(&id)?)).await?;
         Ok(Response::new(UnloadBackboneResponse { backbone: Some(self.described(&kept)) }))
     }
 
@@ -193,7 +207,7 @@ impl BackboneService for BackboneManager {
         let DeleteBackboneRequest { backbone, delete_embeddings } = request.into_inner();
         let id = name("backbone", &backbone).map_err(RpcError::from)?;
         let shared = self.shared.clone();
-        self.keep(move |keeper| {
+        self.change(move |keeper| {
             if delete_embeddings {
                 // Of one that is not loaded nobody knows which they are.
                 shared.engine.snapshot().resolve(&Target::Backbone(backbone))?;

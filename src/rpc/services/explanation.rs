@@ -21,6 +21,7 @@ use crate::rpc::convert::{image, request, target};
 use crate::rpc::deadline;
 use crate::rpc::error::RpcError;
 use crate::rpc::item_stream::{self, Limits, Policy};
+use crate::rpc::resolve::resolve;
 
 /// Bytes of a correlation id.
 const MAXIMUM_CORRELATION_ID: usize = 200;
@@ -51,7 +52,8 @@ impl Explanations {
         let cancel = Cancel::with_deadline(deadline);
         let engine = &self.shared.engine;
         let options = wanted.clone();
-        let ticket = engine.explain(Beside::Predictions, &target, subject, options, cancel)?;
+        let by = resolve(engine.snapshot(), &target).await?;
+        let ticket = engine.explain_by(Beside::Predictions, by, subject, options, cancel)?;
         let explained = ticket.await??;
         let answer = &explained.answer;
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);

@@ -1,15 +1,18 @@
 //! `HeadService`: the trained classifiers on the device.
 
-use tokio::sync::mpsc;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
 use super::blocking::blocking;
+use super::upload::Upload;
 use crate::base::cancel::Cancel;
-use crate::engine::Target;
 use crate::engine::learning::{HeadImport, Learning};
+use crate::engine::{EngineError, Target};
 use crate::proto::graft as wire;
 use crate::proto::graft::head_service_server::HeadService;
 use crate::proto::graft::import_head_version_request::Part;
@@ -31,17 +34,49 @@ use crate::store::Split;
 const CHUNK: usize = 256 << 10;
 /// Largest file that an import may be, in bytes.
 const MAXIMUM_IMPORT: usize = 256 << 20;
+/// Imports at a time. Each takes the memory of its file.
+const IMPORTS: usize = 2;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct Heads {
     shared: Shared,
+    imports: Arc<Semaphore>,
 }
 
 impl Heads {
     /// Manages what `shared` holds.
     pub fn new(shared: Shared) -> Self {
-        Self { shared }
+        Self { shared, imports: Arc::new(Semaphore::new(IMPORTS)) }
+    }
+
+    /// Puts an import together from its pieces. Its place is taken until the permit is dropped.
+    async fn receive(
+        &self,
+        pieces: Streaming<ImportHeadVersionRequest>,
+    ) -> Result<(HeadImport, OwnedSemaphorePermit), Status> {
+        let refuse = |problem: &str| Status::from(RpcError::from(FieldError::new("part", problem)));
+        let mut pieces = Upload::new(pieces, &self.shared);
+        let first = pieces.next().await?.and_then(|piece| piece.part);
+        let Some(Part::Head(what)) = first else {
+            return Err(refuse("must be `head` in the first message"));
+        };
+        let name = optional_name("head.name", &what.name).map_err(RpcError::from)?;
+        let backbone = optional_name("head.backbone", &what.backbone).map_err(RpcError::from)?;
+        let place = Arc::clone(&self.imports).try_acquire_owned();
+        let place = place.map_err(|_| RpcError::TooManyUploads("heads", IMPORTS))?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.next().await? {
+            let Some(Part::Chunk(chunk)) = piece.part else {
+                return Err(refuse("must be `chunk` after the first message"));
+            };
+            if bytes.len() + chunk.len() > MAXIMUM_IMPORT {
+                return Err(refuse("is more than a head can be: 256 MiB"));
+            }
+            pieces.came(chunk.len());
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((HeadImport { name, backbone, activate: what.activate, bytes }, place))
     }
 }
 
@@ -164,10 +199,9 @@ impl HeadService for Heads {
             if request.format() == wire::HeadFormat::Onnx {
                 return Ok(bytes::Bytes::from(learning.export_onnx(&name, version)?));
             }
-            let Some(version) = version.or(learning.store().head(&name)?.active) else {
-                let problem = "has no live version: name one, for example trash@3";
-                return Err(FieldError::new("head", problem).into());
-            };
+            let no_live_version = || EngineError::NoLiveVersion { head: name.to_string() };
+            let live = learning.store().head(&name)?.active;
+            let version = version.or(live).ok_or_else(no_live_version)?;
             Ok(bytes::Bytes::from(learning.store().head_version(&name, version)?.1))
         });
         let file = file.await?;
@@ -191,8 +225,9 @@ impl HeadService for Heads {
         request: Request<Streaming<ImportHeadVersionRequest>>,
     ) -> Result<Response<ImportHeadVersionResponse>, Status> {
         let learning = self.shared.learning.clone();
-        let import = receive(request.into_inner()).await?;
+        let (import, place) = self.receive(request.into_inner()).await?;
         let imported = blocking(move || {
+            let _place = place;
             let (name, version) = learning.import(import)?;
             let head = learning.store().head(&name)?;
             let head = Some(described(&learning, &head, true)?);
@@ -200,29 +235,4 @@ impl HeadService for Heads {
         });
         Ok(Response::new(imported.await?))
     }
-}
-
-/// Puts an import together from its pieces.
-async fn receive(mut pieces: Streaming<ImportHeadVersionRequest>) -> Result<HeadImport, Status> {
-    let refuse = |problem: &str| Status::from(RpcError::from(FieldError::new("part", problem)));
-    let first = pieces.message().await?.and_then(|piece| piece.part);
-    let Some(Part::Head(what)) = first else {
-        return Err(refuse("must be `head` in the first message"));
-    };
-    let mut bytes = Vec::new();
-    while let Some(piece) = pieces.message().await? {
-        let Some(Part::Chunk(chunk)) = piece.part else {
-            return Err(refuse("must be `chunk` after the first message"));
-        };
-        if bytes.len() + chunk.len() > MAXIMUM_IMPORT {
-            return Err(refuse("is more than a head can be: 256 MiB"));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(HeadImport {
-        name: optional_name("head.name", &what.name).map_err(RpcError::from)?,
-        backbone: optional_name("head.backbone", &what.backbone).map_err(RpcError::from)?,
-        activate: what.activate,
-        bytes,
-    })
 }

@@ -21,6 +21,7 @@ use crate::rpc::convert::request::{Embed, Predict};
 use crate::rpc::deadline;
 use crate::rpc::error::RpcError;
 use crate::rpc::item_stream::{self, Limits, Policy};
+use crate::rpc::resolve::resolve;
 
 /// Bytes of a correlation id.
 const MAXIMUM_CORRELATION_ID: usize = 200;
@@ -48,7 +49,8 @@ impl Inference {
         }
         let Predict { subject, target, top_k } = request.try_into()?;
         let cancel = Cancel::with_deadline(deadline);
-        let ticket = self.shared.engine.predict(&target, subject.clone(), cancel)?;
+        let by = resolve(self.shared.engine.snapshot(), &target).await?;
+        let ticket = self.shared.engine.predict_by(by, subject.clone(), cancel)?;
         let answer = ticket.await??;
         self.shared.meter.answered(&answer.by.backbone.name, answer.timings.inference);
         self.shared.learning.capture(&answer, &subject);
@@ -68,8 +70,9 @@ impl Inference {
         let cancel = Cancel::with_deadline(deadline);
         let options = wanted.clone();
         let (engine, beside) = (&self.shared.engine, Beside::OwnPrediction);
+        let by = resolve(engine.snapshot(), &target).await?;
         let explain =
-            async { engine.explain(beside, &target, subject.clone(), options, cancel)?.await? };
+            async { engine.explain_by(beside, by, subject.clone(), options, cancel)?.await? };
         let at_explain = |error| RpcError::from(error).with_options_at("explain");
         let explained = explain.await.map_err(at_explain)?;
         let answer = &explained.answer;
@@ -150,7 +153,8 @@ impl InferenceService for Inference {
         let answer = async {
             let Embed { subject, target } = request.into_inner().try_into()?;
             let engine = &self.shared.engine;
-            let embedded = engine.embed(Priority::Foreground, &target, subject, cancel)?.await??;
+            let by = resolve(engine.snapshot(), &target).await?;
+            let embedded = engine.embed_by(Priority::Foreground, by, subject, cancel)?.await??;
             self.shared.meter.answered(&embedded.by.backbone.name, embedded.timings.inference);
             Ok::<_, RpcError>(embed_response(embedded, arrived))
         };

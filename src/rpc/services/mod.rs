@@ -9,8 +9,10 @@ mod head;
 mod inference;
 mod sample;
 mod training;
+mod upload;
 
 pub use backbone::BackboneManager;
+pub use blocking::blocking;
 pub use device::Device;
 pub use explanation::Explanations;
 pub use head::Heads;
@@ -45,6 +47,6 @@ pub struct Shared {
     pub maximum_message_bytes: usize,
     /// Bytes that the items of all streams hold together.
     pub room: Room,
-    /// How long the sender of a backbone may be silent.
+    /// How long the sender of a backbone or a head may be silent.
     pub upload_timeout: Duration,
 }

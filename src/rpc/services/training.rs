@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use super::blocking::blocking;
 use crate::engine::learning::{Job, Learning, Policy, TrainingRequest};
-use crate::engine::{EngineError, Target};
+use crate::engine::{EngineError, HeadVersions, Target};
 use crate::proto::graft as wire;
 use crate::proto::graft::training_service_server::TrainingService;
 use crate::proto::graft::{
@@ -37,8 +37,8 @@ impl Training {
     }
 }
 
-/// What is asked, with the backbone that is meant where none is named: the head's own, else the
-/// device's choice.
+/// What is asked, with the backbone that is meant where none is named: the head's own, loaded or not,
+/// and for a new head the device's choice.
 fn request(
     learning: &Learning,
     request: StartTrainingRequest,
@@ -48,9 +48,11 @@ fn request(
     let backbone = if let Some(backbone) = optional_name("backbone", &request.backbone)? {
         backbone
     } else {
-        let own = Target::Head { name: head.to_string(), version: None };
-        let answerer = snapshot.resolve(&own).or_else(|_| snapshot.resolve(&Target::Default))?;
-        answerer.backbone.name.clone()
+        let known = snapshot.heads.get(&head).and_then(HeadVersions::backbone);
+        match known {
+            Some(backbone) => backbone.clone(),
+            None => snapshot.resolve(&Target::Default)?.backbone.name.clone(),
+        }
     };
     let options = convert::options(request.options.unwrap_or_default()).within("options")?;
     let promotion = convert::promotion(request.promotion).within("promotion")?;
