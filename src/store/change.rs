@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::counter;
 use super::error::{Result, StoreError};
 use super::key::{DatasetNumber, SampleKey};
 use super::open::Store;
@@ -224,6 +225,9 @@ fn remove_damaged_rows(session: &mut Session<'_>, keys: &[SampleKey]) -> Result<
 
 fn remove_rows(session: &mut Session<'_>, key: SampleKey) -> Result<()> {
     let connection = session.connection;
+    if session.ledger().is_newest(key) {
+        counter::remember(connection, key)?;
+    }
     let file: Option<Option<String>> = connection
         .prepare_cached("DELETE FROM images WHERE key = ?1 RETURNING file")?
         .query_row([key.0], |row| row.get(0))
