@@ -380,3 +380,28 @@ async fn an_option_that_the_kind_cannot_keep_to_is_refused_by_its_path() {
     assert_eq!(error.field, "options.balance_classes", "{error}");
     assert!(error.message.contains("knn"), "{error}");
 }
+
+fn quick(kind: HeadKind, policy: PromotionPolicy) -> StartTrainingRequest {
+    let options = TrainingOptions {
+        kind: kind.into(),
+        learning_curve: Some(false),
+        ..TrainingOptions::default()
+    };
+    StartTrainingRequest { options: Some(options), ..training(policy) }
+}
+
+#[tokio::test]
+async fn photographs_that_are_embedded_for_a_training_share_their_commits() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 40).await;
+    let commits = || daemon.learning.store().stats().unwrap().commits;
+    let before = commits();
+    let request = StartTrainingRequest {
+        backbone: "features".into(),
+        ..quick(HeadKind::Prototype, PromotionPolicy::Always)
+    };
+    assert_eq!(train(&client, request).await.state(), JobState::Succeeded);
+    let made = commits() - before;
+    assert!(made < 100, "{made} for 120 photographs");
+}

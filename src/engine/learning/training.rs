@@ -208,7 +208,8 @@ fn add_copies(
     tell: &mut Tell<'_>,
 ) -> Result<(), LearningError> {
     let TrainingOptions { augmentations, seed, .. } = request.options;
-    let values = training.len() * (1 + augmentations as usize) * backbone.network.embedding().width;
+    let (originals, copies) = (training.len(), training.len() * augmentations as usize);
+    let values = (originals + copies) * backbone.network.embedding().width;
     if values > MAXIMUM_VALUES {
         return Err(LearningError::NoSamples(format!(
             "{} samples with {augmentations} copies each are too many for the memory of a device: \
@@ -216,18 +217,18 @@ fn add_copies(
             training.len()
         )));
     }
-    let of = (&request.dataset, training.ids());
-    let copies =
-        embed_copies(engine, store, of, backbone, (augmentations, seed), cancel, &mut |done| {
-            tell(phase("augmenting", reached + (EMBEDDING_SHARE - reached) * done));
-        })?;
-    if copies.is_empty() {
+    let ids = training.ids().to_vec();
+    training.expect_copies(copies);
+    let mut keep = |original, values: &[f32]| training.add_copy(original, values);
+    let mut told = |done| tell(phase("augmenting", reached + (EMBEDDING_SHARE - reached) * done));
+    let (of, which) = ((&request.dataset, ids.as_slice()), (augmentations, seed));
+    embed_copies(engine, store, of, backbone, which, cancel, &mut keep, &mut told)?;
+    if training.len() == originals {
         return Err(LearningError::NoSamples(format!(
             "dataset {} keeps no photographs that could be changed: train without augmentations",
             request.dataset
         )));
     }
-    training.add_copies(copies);
     Ok(())
 }
 
