@@ -381,6 +381,14 @@ async fn an_option_that_the_kind_cannot_keep_to_is_refused_by_its_path() {
     assert!(error.message.contains("knn"), "{error}");
 }
 
+/// Something in the database that lets no version of a head be deleted.
+fn let_no_version_be_deleted(state: &std::path::Path) {
+    let database = rusqlite::Connection::open(state.join("graftd.sqlite")).unwrap();
+    let trigger = "CREATE TRIGGER no_room BEFORE DELETE ON head_versions
+                   BEGIN SELECT RAISE(ABORT, 'no room'); END";
+    database.execute_batch(trigger).unwrap();
+}
+
 fn quick(kind: HeadKind, policy: PromotionPolicy) -> StartTrainingRequest {
     let options = TrainingOptions {
         kind: kind.into(),
@@ -388,6 +396,21 @@ fn quick(kind: HeadKind, policy: PromotionPolicy) -> StartTrainingRequest {
         ..TrainingOptions::default()
     };
     StartTrainingRequest { options: Some(options), ..training(policy) }
+}
+
+#[tokio::test]
+async fn a_version_that_was_made_live_answers_though_older_ones_cannot_be_deleted() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    let_no_version_be_deleted(&daemon.state);
+    for version in 1..=11 {
+        let job = train(&client, quick(HeadKind::Prototype, PromotionPolicy::Always)).await;
+        assert_eq!((job.state(), job.head_version), (JobState::Succeeded, version), "{job:?}");
+    }
+    let answer = predict(&client, "colour", COLOURS[1].1, 7).await;
+    assert_eq!(answer.head.unwrap().version, 11);
+    assert_eq!(client.get_head("colour").await.unwrap().unwrap().versions.len(), 11);
 }
 
 #[tokio::test]

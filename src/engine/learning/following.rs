@@ -345,7 +345,10 @@ impl Shared {
             return Ok(None);
         }
         versions::publish(&self.engine, &self.store, name)?;
-        self.thin(name)?;
+        // It is live: what cannot be deleted now goes with the next one.
+        if let Err(error) = self.thin(name) {
+            tracing::warn!(head = %name, %error, "old versions could not be deleted");
+        }
         Ok(Some(version))
     }
 

@@ -12,6 +12,7 @@ use super::lineage::{self, Rivals};
 use super::versions::{self, Follow, HeadRecord};
 use super::{Decision, LearningError, Line, Policy, Promotion, Rival, decide};
 use crate::base::cancel::{Cancel, Cancelled};
+use crate::base::name::Name;
 use crate::engine::{Answerer, Engine, LiveBackbone, LiveHead, Target};
 use crate::heads::{Head, Kind, Provenance, Scores};
 use crate::store::{JobId, SampleKey, Split, Store};
@@ -126,11 +127,23 @@ pub(super) fn run(
     };
     let version = versions::add(store, &request.head, &head, &record)?;
     let live = judgement.rivals.live();
-    let Decision { promote, message } = promote(store, request, live, version, decision)?;
-    let line = lineage::kept(store, &request.head)?;
-    store.prune_head_versions(&request.head, KEPT_VERSIONS, &line)?;
+    let decision = promote(store, request, live, version, decision);
+    // Whatever fails from here on: what answers is what the store says is live.
     versions::publish(engine, store, &request.head)?;
+    let Decision { promote, message } = decision?;
+    if let Err(error) = prune(engine, store, &request.head) {
+        tracing::warn!(head = %request.head, %error, "old versions could not be deleted");
+    }
     Ok(TrainingOutcome { version, promoted: promote, message, report })
+}
+
+/// Deletes the oldest versions; those that cannot be deleted now go after the next training.
+fn prune(engine: &Engine, store: &Store, head: &Name) -> Result<(), LearningError> {
+    let line = lineage::kept(store, head)?;
+    if store.prune_head_versions(head, KEPT_VERSIONS, &line)?.is_empty() {
+        return Ok(());
+    }
+    versions::publish(engine, store, head)
 }
 
 /// Makes a version live, if that was decided. One that was compared with `live` replaces nothing else.
