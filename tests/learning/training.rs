@@ -414,6 +414,79 @@ async fn a_version_that_was_made_live_answers_though_older_ones_cannot_be_delete
 }
 
 #[tokio::test]
+async fn a_training_is_kept_where_the_live_version_cannot_be_judged_for_want_of_room() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let elsewhere = StartTrainingRequest {
+        backbone: "features".into(),
+        ..quick(HeadKind::Prototype, PromotionPolicy::Always)
+    };
+    assert!(train(&client, elsewhere).await.promoted);
+    // The live version's backbone has not seen these, and the quota lets nothing more be stored.
+    let later = (0..4).map(|number| NewSample {
+        split: Split::HeldOut.into(),
+        ..sample("red", COLOURS[0].1, 7 + number)
+    });
+    assert_eq!(push(&client, later.collect()).await, (4, vec![]));
+    let colours = "colours".parse().unwrap();
+    let store = daemon.learning.store();
+    let stats = store.dataset_stats(&colours).unwrap();
+    let mut settings = stats.dataset.settings;
+    settings.quota.max_bytes = Some(stats.bytes);
+    store.update_dataset(&colours, settings).unwrap();
+    let here = StartTrainingRequest {
+        backbone: "logits".into(),
+        ..quick(HeadKind::Prototype, PromotionPolicy::IfBetter)
+    };
+    let job = train(&client, here).await;
+    assert_eq!((job.state(), job.head_version), (JobState::Succeeded, 2), "{job:?}");
+    let message = job.promotion_message;
+    assert!(!job.promoted && message.contains("cannot be judged"), "{message}");
+    assert!(job.report.unwrap().live.is_none());
+}
+
+#[tokio::test]
+async fn a_held_out_sample_with_two_labels_judges_no_head_whose_classes_exclude_each_other() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let before = train(&client, quick(HeadKind::Prototype, PromotionPolicy::IfBetter)).await;
+    let both = NewSample {
+        id: "both".into(),
+        labels: vec!["red".into(), "green".into()],
+        split: Split::HeldOut.into(),
+        ..sample("red", [220, 220, 30], 1)
+    };
+    assert_eq!(push(&client, vec![both]).await.0, 1);
+    let job = train(&client, quick(HeadKind::Prototype, PromotionPolicy::IfBetter)).await;
+    assert_eq!((job.state(), job.promoted), (JobState::Succeeded, true), "{job:?}");
+    let judged = |job: graftd::client::messages::Job| job.report.unwrap().held_out.unwrap();
+    assert_eq!(judged(job).sample_count, judged(before).sample_count);
+}
+
+#[tokio::test]
+async fn a_multi_label_head_and_one_that_is_not_replace_each_other_by_hand_only() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let mut live = HeadKind::Prototype;
+    assert!(train(&client, quick(live, PromotionPolicy::IfBetter)).await.promoted);
+    for kind in [HeadKind::MultiLabel, HeadKind::Prototype] {
+        let job = train(&client, quick(kind, PromotionPolicy::IfBetter)).await;
+        assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
+        let message = &job.promotion_message;
+        assert!(!job.promoted && message.contains("multi-label"), "{live:?} {kind:?}: {message}");
+        let by_hand = format!("colour@{}", job.head_version);
+        client.activate_head_version(&by_hand).await.unwrap();
+        // Beside one of its own sort it goes live by itself, whatever the line began with.
+        let again = train(&client, quick(kind, PromotionPolicy::IfBetter)).await;
+        assert!(again.promoted, "{}", again.promotion_message);
+        live = kind;
+    }
+}
+
+#[tokio::test]
 async fn photographs_that_are_embedded_for_a_training_share_their_commits() {
     let daemon = Daemon::start_roomy().await;
     let client = daemon.client().await;

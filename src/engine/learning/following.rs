@@ -290,7 +290,7 @@ impl Shared {
         let options = record.options.clone().unwrap_or_default();
         let key = backbone.embedding_key();
         let reading =
-            Reading { split: Split::HeldOut, several: Several::Skip, most: Some(HELD_OUT) };
+            Reading { most: Some(HELD_OUT), ..Reading::of(Split::HeldOut, Several::Skip) };
         let held_out = Labelled::read(&self.store, &follow.dataset, key, reading, &self.cancel)?;
         let rows = held_out.rows();
         let samples = rows.as_ref().map(|rows| held_out.samples(rows));
@@ -302,7 +302,7 @@ impl Shared {
         };
         let new = judge(&head)?;
         let rivals = Rivals::of(&self.engine, &self.store, name)?;
-        let judged = rivals.judge(|rival| {
+        let judged = rivals.judge(head.kind(), |rival| {
             if rival.backbone == record.backbone { judge(&rival.head) } else { Ok(None) }
         })?;
         let decision = decide(&follow.promotion, new.as_ref(), judged.as_deref());

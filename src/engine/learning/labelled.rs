@@ -1,6 +1,7 @@
 //! Labelled embeddings out of the store, as `train` wants them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 use half::f16;
 
@@ -17,13 +18,36 @@ const BLOCK: usize = 1024;
 
 /// What is to be read of a dataset.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
+pub(super) struct Reading<'a> {
     /// One side of it.
     pub(super) split: Split,
     /// What to do with a sample that has several labels.
     pub(super) several: Several,
     /// Samples at most, the first to arrive.
     pub(super) most: Option<usize>,
+    /// Samples that are left out.
+    pub(super) without: Option<&'a Ids>,
+}
+
+impl Reading<'_> {
+    /// All of one side.
+    pub(super) fn of(split: Split, several: Several) -> Self {
+        Self { split, several, most: None, without: None }
+    }
+}
+
+/// Ids of samples, by their hashes: a training remembers what it learnt when the samples are gone.
+#[derive(Debug)]
+pub(super) struct Ids(HashSet<u64>);
+
+impl Ids {
+    fn hash(id: &str) -> u64 {
+        BuildHasherDefault::<DefaultHasher>::default().hash_one(id)
+    }
+
+    fn contains(&self, id: &str) -> bool {
+        self.0.contains(&Self::hash(id))
+    }
 }
 
 /// What to do with a sample that has several labels.
@@ -61,7 +85,7 @@ impl Labelled {
         store: &Store,
         dataset: &Name,
         backbone: Digest,
-        reading: Reading,
+        reading: Reading<'_>,
         cancel: &Cancel,
     ) -> Result<Self, LearningError> {
         let stats = store.dataset_stats(dataset)?;
@@ -83,7 +107,9 @@ impl Labelled {
                 if gathered.read.len() == most {
                     break 'all;
                 }
-                gathered.push(sample, row.iter().copied())?;
+                if reading.without.is_none_or(|ids| !ids.contains(&sample.id)) {
+                    gathered.push(sample, row.iter().copied())?;
+                }
             }
         }
         Ok(gathered.finish())
@@ -122,6 +148,11 @@ impl Labelled {
     /// The clients' ids, without those of copies.
     pub(super) fn ids(&self) -> &[String] {
         &self.ids
+    }
+
+    /// The same to remember.
+    pub(super) fn known(&self) -> Ids {
+        Ids(self.ids.iter().map(|id| Ids::hash(id)).collect())
     }
 
     /// The rows; `None` where there are none.
@@ -233,6 +264,47 @@ impl Gathering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{DatasetSettings, NewEmbedding, NewSample, SampleChange};
+
+    fn stored(samples: &[(&str, &[&str], Split)]) -> (tempfile::TempDir, Store, Name, Digest) {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, parts) = (Store::open(folder.path()).unwrap(), "parts".parse().unwrap());
+        store.create_dataset(&parts, DatasetSettings::default()).unwrap();
+        let backbone = Digest::of(b"a backbone");
+        for (id, labels, split) in samples {
+            let values = id.bytes().map(f32::from).collect();
+            let sample = NewSample {
+                id: (*id).to_owned(),
+                labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+                split: Some(*split),
+                embeddings: vec![NewEmbedding { backbone, values }],
+                ..NewSample::default()
+            };
+            store.add_sample_and_wait(&parts, sample).unwrap();
+        }
+        (folder, store, parts, backbone)
+    }
+
+    #[test]
+    fn a_sample_that_was_learnt_judges_nothing_though_it_was_moved_to_the_other_side() {
+        let samples: [(&str, &[&str], Split); 3] = [
+            ("a", &["nut"], Split::Train),
+            ("b", &["bolt"], Split::Train),
+            ("c", &["nut"], Split::HeldOut),
+        ];
+        let (_folder, store, parts, backbone) = stored(&samples);
+        let read = |reading| {
+            Labelled::read(&store, &parts, backbone, reading, &Cancel::default()).unwrap()
+        };
+        let trained = read(Reading::of(Split::Train, Several::Refuse)).known();
+        let split = Some(Split::HeldOut);
+        store
+            .update_sample(&parts, "b", SampleChange { split, ..SampleChange::default() })
+            .unwrap();
+        let held_out = Reading::of(Split::HeldOut, Several::Skip);
+        assert_eq!(read(held_out).ids(), ["b", "c"]);
+        assert_eq!(read(Reading { without: Some(&trained), ..held_out }).ids(), ["c"]);
+    }
 
     #[test]
     fn copies_are_learnt_with_the_class_of_their_original() {

@@ -99,8 +99,9 @@ pub fn decide(promotion: &Promotion, new: Option<&Report>, rivals: Option<&[Riva
     };
     let Some(live) = rivals.first() else {
         return no(
-            "the live version cannot be judged on the same samples, for want of its backbone \
-                   or its file: activate the new one by hand"
+            "the live version cannot be judged on the same samples, for want of its backbone, its \
+                   file or room for embeddings, or because only one of the two is multi-label: \
+                   activate the new one by hand"
                 .into(),
         );
     };

@@ -7,11 +7,12 @@ use super::embedding::{embed_copies, embed_missing};
 use super::job::{
     CurvePoint, JobProgress, TrainingOptions, TrainingOutcome, TrainingReport, TrainingRequest,
 };
-use super::labelled::{Labelled, Reading, Several};
+use super::labelled::{Ids, Labelled, Reading, Several};
 use super::lineage::{self, Rivals};
 use super::versions::{self, Follow, HeadRecord};
 use super::{Decision, LearningError, Line, Policy, Promotion, Rival, decide};
 use crate::base::cancel::{Cancel, Cancelled};
+use crate::base::digest::Digest;
 use crate::base::name::Name;
 use crate::engine::{Answerer, Engine, LiveBackbone, LiveHead, Target};
 use crate::heads::{Head, Kind, Provenance, Scores};
@@ -61,9 +62,9 @@ pub(super) fn run(
     };
     let multi_label = request.options.kind == Some(Kind::MultiLabel);
     let several = if multi_label { Several::Keep } else { Several::Refuse };
-    let reading = |split| Reading { split, several, most: None };
-    let mut training = Labelled::read(store, &request.dataset, key, reading(Split::Train), cancel)?;
-    let train_count = training.len() as u64;
+    let reading = Reading::of(Split::Train, several);
+    let mut training = Labelled::read(store, &request.dataset, key, reading, cancel)?;
+    let (train_count, trained) = (training.len() as u64, training.known());
     if request.options.follow_dataset {
         training.forget_weights();
     }
@@ -78,8 +79,8 @@ pub(super) fn run(
     let Fitted { head, reason, cross_validation, folds, learning_curve } = fitted;
 
     tell(phase("judging", JUDGING));
-    let held_out = Labelled::read(store, &request.dataset, key, reading(Split::HeldOut), cancel)?;
-    let judgement = judge(engine, store, request, &head, &held_out, cancel)?;
+    let judges = Judges { engine, store, request, trained: &trained, cancel };
+    let judgement = judges.judge(&head, key)?;
     let (new, live) = (&judgement.new, judgement.live());
     let report = TrainingReport {
         kind: head.kind(),
@@ -374,46 +375,65 @@ impl Judgement {
     }
 }
 
-fn judge(
-    engine: &Engine,
-    store: &Store,
-    request: &TrainingRequest,
-    new: &Head,
-    held_out: &Labelled,
-    cancel: &Cancel,
-) -> Result<Judgement, LearningError> {
-    let rows = held_out.rows();
-    let here =
-        |head: &Head| rows.as_ref().map(|rows| held_out.judge(rows, head, cancel)).transpose();
-    let rivals = Rivals::of(engine, store, &request.head)?;
-    let judged = rivals.judge(|rival| {
-        if rival.backbone == request.backbone {
-            here(&rival.head)
-        } else {
-            judge_elsewhere(engine, store, request, rival, held_out, cancel)
-        }
-    })?;
-    Ok(Judgement { new: here(new)?, rivals, judged })
+/// What judges a new version and those beside which it has to stand.
+struct Judges<'a> {
+    engine: &'a Engine,
+    store: &'a Store,
+    request: &'a TrainingRequest,
+    /// What the new version learnt: a sample that was moved to the held-out side since judges nothing.
+    trained: &'a Ids,
+    cancel: &'a Cancel,
 }
 
-/// How a version on another backbone does on the same samples; `None` where that backbone is not
-/// loaded or has not seen them all.
-fn judge_elsewhere(
-    engine: &Engine,
-    store: &Store,
-    request: &TrainingRequest,
-    rival: &LiveHead,
-    held_out: &Labelled,
-    cancel: &Cancel,
-) -> Result<Option<Report>, LearningError> {
-    let target = Target::Backbone(rival.backbone.to_string());
-    let Ok(Answerer { backbone, .. }) = engine.snapshot().resolve(&target) else { return Ok(None) };
-    embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut |_| {})?;
-    let several = if rival.head.kind() == Kind::MultiLabel { Several::Keep } else { Several::Skip };
-    let reading = Reading { split: Split::HeldOut, several, most: None };
-    let same = Labelled::read(store, &request.dataset, backbone.embedding_key(), reading, cancel)?;
-    if same.ids() != held_out.ids() {
-        return Ok(None);
+impl Judges<'_> {
+    fn judge(&self, new: &Head, key: Digest) -> Result<Judgement, LearningError> {
+        let held_out = self.held_out(new.kind(), key)?;
+        let rows = held_out.rows();
+        let here = |head: &Head| {
+            rows.as_ref().map(|rows| held_out.judge(rows, head, self.cancel)).transpose()
+        };
+        let rivals = Rivals::of(self.engine, self.store, &self.request.head)?;
+        let judged = rivals.judge(new.kind(), |rival| {
+            if rival.backbone == self.request.backbone {
+                return here(&rival.head);
+            }
+            match self.elsewhere(rival, &held_out) {
+                Err(error) if !error.is_cancelled() => {
+                    let (head, version) = (&rival.name, rival.version);
+                    tracing::warn!(%head, version, %error, "a version cannot be judged");
+                    Ok(None)
+                }
+                judged => judged,
+            }
+        })?;
+        Ok(Judgement { new: here(new)?, rivals, judged })
     }
-    same.rows().map(|rows| same.judge(&rows, &rival.head, cancel)).transpose()
+
+    /// The samples that judge heads of a kind. Several labels judge multi-label heads alone.
+    fn held_out(&self, kind: Kind, key: Digest) -> Result<Labelled, LearningError> {
+        let several = if kind == Kind::MultiLabel { Several::Keep } else { Several::Skip };
+        let reading =
+            Reading { without: Some(self.trained), ..Reading::of(Split::HeldOut, several) };
+        Labelled::read(self.store, &self.request.dataset, key, reading, self.cancel)
+    }
+
+    /// How a version on another backbone does on the same samples; `None` where that backbone is not
+    /// loaded or has not seen them all.
+    fn elsewhere(
+        &self,
+        rival: &LiveHead,
+        held_out: &Labelled,
+    ) -> Result<Option<Report>, LearningError> {
+        let Self { engine, store, request, cancel, .. } = *self;
+        let target = Target::Backbone(rival.backbone.to_string());
+        let Ok(Answerer { backbone, .. }) = engine.snapshot().resolve(&target) else {
+            return Ok(None);
+        };
+        embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut |_| {})?;
+        let same = self.held_out(rival.head.kind(), backbone.embedding_key())?;
+        if same.ids() != held_out.ids() {
+            return Ok(None);
+        }
+        same.rows().map(|rows| same.judge(&rows, &rival.head, cancel)).transpose()
+    }
 }
