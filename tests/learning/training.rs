@@ -487,6 +487,30 @@ async fn a_multi_label_head_and_one_that_is_not_replace_each_other_by_hand_only(
 }
 
 #[tokio::test]
+async fn what_a_cross_validation_found_is_not_told_as_if_held_out_samples_had() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    let samples = COLOURS.iter().flat_map(|(label, colour)| {
+        (0..10).map(move |number| NewSample {
+            split: Split::Train.into(),
+            ..sample(label, *colour, number)
+        })
+    });
+    assert_eq!(push(&client, samples.collect()).await.0, 30);
+    let job = train(&client, quick(HeadKind::Prototype, PromotionPolicy::IfBetter)).await;
+    let report = job.report.unwrap();
+    assert!(report.held_out.is_none() && report.cross_validation_accuracy > 0.8, "{report:?}");
+    let head = client.get_head("colour").await.unwrap().unwrap();
+    assert!(head.versions[0].accuracy.is_some_and(|accuracy| accuracy > 0.8));
+    let answer = predict(&client, "colour", COLOURS[1].1, 77).await;
+    assert_eq!(answer.head.unwrap().held_out_accuracy, None);
+    push_colours(&client, 10).await;
+    train(&client, quick(HeadKind::Prototype, PromotionPolicy::Always)).await;
+    let answer = predict(&client, "colour", COLOURS[1].1, 77).await;
+    assert!(answer.head.unwrap().held_out_accuracy.is_some_and(|accuracy| accuracy > 0.8));
+}
+
+#[tokio::test]
 async fn photographs_that_are_embedded_for_a_training_share_their_commits() {
     let daemon = Daemon::start_roomy().await;
     let client = daemon.client().await;

@@ -88,7 +88,7 @@ pub(super) fn run(
         pinned: new.is_some(),
         held_out: new.clone().unwrap_or_else(|| cross_validation.clone()),
         cross_validation,
-        folds,
+        folds: folds.clone(),
         temperature: head.temperature(),
         live: live.cloned(),
         embedding_seconds,
@@ -106,7 +106,10 @@ pub(super) fn run(
         samples: train_count,
         seed: request.options.seed,
         options: serde_json::to_value(&request.options)?,
-        scores: serde_json::to_value(scores(&report.held_out))?,
+        scores: serde_json::to_value(match new {
+            Some(new) => scores(new),
+            None => Scores { folds, ..scores(&report.cross_validation) },
+        })?,
     });
     // The last moment at which nothing has happened yet.
     cancel.check()?;
