@@ -6,6 +6,7 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use half::f16;
 
 use super::LearningError;
+use super::versions::Learnt;
 use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::name::Name;
@@ -153,6 +154,14 @@ impl Labelled {
     /// The same to remember.
     pub(super) fn known(&self) -> Ids {
         Ids(self.ids.iter().map(|id| Ids::hash(id)).collect())
+    }
+
+    /// What a head that follows its dataset would have learnt of these; see [`Learnt`].
+    pub(super) fn learnt(&self) -> Learnt {
+        let labels = self.sets.iter().filter_map(|set| self.classes.get(*set.first()? as usize));
+        let mut learnt = Learnt::default();
+        self.ids.iter().zip(labels).for_each(|(id, label)| learnt.add(id, label));
+        learnt
     }
 
     /// The rows; `None` where there are none.
@@ -324,5 +333,31 @@ mod tests {
         assert_eq!((samples.labels, samples.copy_of), (vec![1, 0, 0, 1], vec![0, 1, 1, 0]));
         assert_eq!(samples.weights, [2.0; 4]);
         assert_eq!(read.values, [1.0, 1.0, 0.5, 0.25].map(f16::from_f32));
+    }
+
+    #[test]
+    fn what_was_learnt_differs_with_an_id_a_label_and_the_order() {
+        let of = |samples: &[(&str, &str)]| {
+            let mut learnt = Learnt::default();
+            samples.iter().for_each(|(id, label)| learnt.add(id, label));
+            learnt.to_text()
+        };
+        let both = of(&[("a", "nut"), ("b", "bolt")]);
+        for other in [
+            of(&[("a", "nut"), ("b", "nut")]),
+            of(&[("b", "bolt"), ("a", "nut")]),
+            of(&[("a", "nut"), ("c", "bolt")]),
+            of(&[("a", "nutb"), ("", "bolt")]),
+            of(&[("a", "nut")]),
+        ] {
+            assert_ne!(other, both);
+        }
+        // A training says the same of them as a head that follows.
+        let nut: &[&str] = &["nut"];
+        let samples = [("a", nut, Split::Train), ("b", &["bolt"], Split::Train)];
+        let (_folder, store, parts, backbone) = stored(&samples);
+        let reading = Reading::of(Split::Train, Several::Refuse);
+        let read = Labelled::read(&store, &parts, backbone, reading, &Cancel::default()).unwrap();
+        assert_eq!(read.learnt().to_text(), both);
     }
 }

@@ -65,6 +65,7 @@ pub(super) fn run(
     let reading = Reading::of(Split::Train, several);
     let mut training = Labelled::read(store, &request.dataset, key, reading, cancel)?;
     let (train_count, trained) = (training.len() as u64, training.known());
+    let learnt = request.options.follow_dataset.then(|| training.learnt().to_text());
     if request.options.follow_dataset {
         training.forget_weights();
     }
@@ -118,6 +119,7 @@ pub(super) fn run(
         promotion: request.promotion,
         samples: train_count,
         through: newest.map_or(0, SampleKey::to_token),
+        learnt,
     });
     let decision = decide(&request.promotion, judgement.new.as_ref(), judgement.judged.as_deref());
     let record = HeadRecord {
