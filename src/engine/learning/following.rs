@@ -35,7 +35,7 @@ use crate::train::{self, StreamingLda};
 const GATHER: Duration = Duration::from_millis(40);
 /// Samples read from the store at once.
 const BLOCK: usize = 64;
-/// Held-out samples that set temperature and threshold and judge a version.
+/// Held-out samples that set temperature and threshold and judge a version: the first to arrive.
 const HELD_OUT: usize = 2000;
 /// Versions made while following that are kept; those of trainings are counted by themselves.
 const KEPT: usize = 3;

@@ -1,7 +1,8 @@
 //! The versions that a new one is compared with: the live one, and the first and the best of its line.
 //!
-//! A *line* is what went live because it was not worse, since a person, or the policy `always`, last
-//! said what is live. Compared with the live version alone, each new one could lose the tolerance anew,
+//! A *line* begins with a version that a person, or the policy `always`, made live, and goes on with
+//! what went live because it was not worse. A version that went live so stays in its line when a person
+//! returns to it. Compared with the live version alone, each new one could lose the tolerance anew,
 //! and many small steps could lose everything; compared with the first and the best of the line on the
 //! same held-out samples as well, all of them together lose it once.
 

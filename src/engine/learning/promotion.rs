@@ -53,7 +53,7 @@ const ROUNDING: f64 = 1e-9;
 pub enum Role {
     /// It answers now.
     Live,
-    /// By its number, the one that a person, or the policy `always`, made live last.
+    /// By its number, the one that a person, or the policy `always`, made live and the line began with.
     First(u32),
     /// By its number, the most accurate since.
     Best(u32),
