@@ -351,8 +351,12 @@ fn show_end(job: &Job, json: bool) -> Outcome {
                 "{}@{}: {}",
                 job.head, job.head_version, report.kind_message
             ));
-            if let Some(held_out) = &report.held_out {
-                show_evaluation(held_out);
+            match &report.held_out {
+                Some(held_out) => show_evaluation(held_out),
+                None => output::line(format_args!(
+                    "no held-out samples; {:.1} % right over the folds of the cross-validation",
+                    100.0 * report.cross_validation_accuracy
+                )),
             }
             output::line(format_args!(
                 "calibration error {:.3} before, {:.3} after the temperature ({:.2})",
@@ -432,6 +436,7 @@ fn object(job: &Job) -> Value {
             "kind_message": report.kind_message,
             "kind": report.kind().as_str_name().trim_start_matches("HEAD_KIND_").to_lowercase(),
             "accuracy": report.held_out.as_ref().map(|found| found.accuracy),
+            "cross_validation_accuracy": report.cross_validation_accuracy,
             "folds": report.folds,
             "live_accuracy": report.live.as_ref().map(|found| found.accuracy),
             "temperature": report.temperature,

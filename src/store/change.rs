@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::counter;
 use super::error::{Result, StoreError};
 use super::key::{DatasetNumber, SampleKey};
 use super::open::Store;
@@ -97,14 +98,19 @@ impl Store {
             Pace::Usual => DELETE_AT_ONCE,
             Pace::Careful => DELETE_AT_ONCE_WHEN_FULL,
         };
+        // The sample that a page began with which removed nothing.
+        let mut unmoved = None;
         loop {
             let page = self.samples(dataset, filter, None, at_once)?;
-            if page.samples.is_empty() {
+            let Some(first) = page.samples.first().map(Sample::key) else {
                 if *filter == (Filter { ids: filter.ids.clone(), ..Filter::default() }) {
                     total.removed += self.delete_damaged(dataset, &filter.ids, at_once)?;
                 }
                 total.erased = total.removed == 0 || self.erase()?;
                 return Ok(());
+            };
+            if unmoved == Some(first) {
+                return Err(StoreError::Corrupt(format!("sample row {} stays", first.0)));
             }
             if pace == Pace::Careful
                 && let Err(error) = self.erase()
@@ -114,15 +120,10 @@ impl Store {
             let (removed, bytes) = self.write(Urgency::Now, move |session| {
                 let (mut removed, mut bytes) = (0, 0);
                 for sample in &page.samples {
-                    // It may have gone or changed since it was read.
-                    let id = &sample.id;
-                    let found = query::find(
-                        session.connection,
-                        &session.ledger(),
-                        sample.key.dataset(),
-                        id,
-                    )?;
-                    if let Some(sample) = found {
+                    // It may have gone or changed since it was read. By its key, under which it was
+                    // listed: what finds it by its id may be damaged.
+                    let found = query::sound(query::by_key(session.connection, sample.key))?;
+                    if let Some(sample) = found.flatten().filter(|now| now.id == sample.id) {
                         remove(session, &sample)?;
                         removed += 1;
                         bytes += sample.bytes;
@@ -130,6 +131,7 @@ impl Store {
                 }
                 Ok((removed, bytes))
             })?;
+            unmoved = (removed == 0).then_some(first);
             total.removed += removed;
             total.bytes += bytes;
         }
@@ -223,6 +225,9 @@ fn remove_damaged_rows(session: &mut Session<'_>, keys: &[SampleKey]) -> Result<
 
 fn remove_rows(session: &mut Session<'_>, key: SampleKey) -> Result<()> {
     let connection = session.connection;
+    if session.ledger().is_newest(key) {
+        counter::remember(connection, key)?;
+    }
     let file: Option<Option<String>> = connection
         .prepare_cached("DELETE FROM images WHERE key = ?1 RETURNING file")?
         .query_row([key.0], |row| row.get(0))

@@ -4,6 +4,7 @@ use rusqlite::{Connection, Row, params};
 use serde_json::{Value, json};
 
 use super::change::{self, Deletion};
+use super::counter;
 use super::error::{Result, StoreError};
 use super::head::check_json;
 use super::key::{DatasetNumber, SampleKey};
@@ -182,6 +183,7 @@ impl Store {
             // What is left cannot be read any more, but it is to be gone as well.
             change::remove_damaged(session, number)?;
             session.connection.execute("DELETE FROM datasets WHERE number = ?1", [number])?;
+            counter::forget(session.connection, number)?;
             session.ledger().remove_dataset(number);
             Ok(true)
         })
@@ -196,17 +198,7 @@ pub(super) fn create(
     if session.ledger().dataset(name).is_ok() {
         return Err(StoreError::DatasetExists(name.clone()));
     }
-    // A number that was given is not given again: a head may remember keys of the deleted dataset.
-    let number: i64 = session.connection.query_row(
-        "UPDATE counters SET value = value + 1 WHERE name = 'datasets' RETURNING value",
-        [],
-        |row| row.get(0),
-    )?;
-    let number = DatasetNumber::try_from(number).map_err(|_| {
-        let reason =
-            "a store can make 65,535 datasets and has: export what is needed into a new one";
-        StoreError::invalid("dataset", reason)
-    })?;
+    let number = counter::next_dataset(session.connection)?;
     let dataset = Dataset { name: name.clone(), settings, created_at: clock::now(), number };
     let settings = &dataset.settings;
     session.connection.execute(

@@ -323,16 +323,39 @@ impl Store {
         content: Digest,
         embedding: &NewEmbedding,
     ) -> Result<()> {
-        let halves = embedding.to_halves()?;
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        self.put_embedding_then(dataset, id, content, embedding, move |outcome| {
+            let _ = sender.send(outcome);
+        });
+        receiver.recv().unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// As [`Store::put_embedding`] without waiting, so that many share a COMMIT. `done` is called as
+    /// that of [`Store::add_sample`] is, and this blocks as that does.
+    pub fn put_embedding_then<F>(
+        &self,
+        dataset: &Name,
+        id: &str,
+        content: Digest,
+        embedding: &NewEmbedding,
+        done: F,
+    ) where
+        F: FnOnce(Result<()>) + Send + 'static,
+    {
+        let halves = match embedding.to_halves() {
+            Ok(halves) => halves,
+            Err(error) => return done(Err(error)),
+        };
         let (dataset, id) = (dataset.clone(), id.to_owned());
-        self.write(Urgency::Batch, move |session| {
+        let apply = move |session: &mut Session<'_>| {
             let number = session.ledger().dataset(&dataset)?.dataset.number;
             let found = super::query::find(session.connection, &session.ledger(), number, &id)?;
             match found {
                 Some(sample) if sample.content == content => put_later(session, &sample, &halves),
                 _ => Err(StoreError::UnknownSample { dataset, id }),
             }
-        })
+        };
+        self.submit(Urgency::Batch, apply, done);
     }
 
     /// What one backbone made of one sample, if that is stored.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::{Connection, Row};
 
+use super::counter;
 use super::dataset::{self, Dataset};
 use super::error::{Result, StoreError};
 use super::key::{BackboneNumber, DatasetNumber, SampleKey};
@@ -70,6 +71,9 @@ impl Ledger {
                 width: row.get::<_, u32>(2)? as usize,
             });
         }
+        for key in counter::remembered(connection)? {
+            ledger.take(key);
+        }
         let mut statement = connection
             .prepare("SELECT key, id_hash, indexed, labels, held_out, bytes FROM samples")?;
         let mut rows = statement.query([])?;
@@ -97,16 +101,31 @@ impl Ledger {
     fn enter(&mut self, row: &Row<'_>) -> Result<()> {
         let key = SampleKey(row.get(0)?);
         let damaged = || StoreError::Corrupt(format!("sample row {}", key.0));
-        let state = self.states.get_mut(&key.dataset()).ok_or_else(damaged)?;
         // Whatever else the row says, its key and id are taken.
-        state.next = state.next.max(key.sequence().saturating_add(1));
+        if !self.take(key) {
+            return Err(damaged());
+        }
         if !row.get::<_, bool>(2)? {
             self.recent.insert((row.get(1)?, key));
         }
         let labels = row.get_ref(3)?.as_str().map_err(|_| damaged())?;
         let labels = sample::labels_from_json(labels).ok_or_else(damaged)?;
+        let state = self.states.get_mut(&key.dataset()).ok_or_else(damaged)?;
         state.count(&labels, row.get(4)?, row.get::<_, i64>(5)?.unsigned_abs());
         Ok(())
+    }
+
+    /// Sees to it that this key is not given again; `false` where there is no such dataset.
+    fn take(&mut self, key: SampleKey) -> bool {
+        let Some(state) = self.states.get_mut(&key.dataset()) else { return false };
+        state.next = state.next.max(key.sequence().saturating_add(1));
+        true
+    }
+
+    /// Whether this is the key that was given last in its dataset.
+    pub(super) fn is_newest(&self, key: SampleKey) -> bool {
+        let state = self.states.get(&key.dataset());
+        state.is_some_and(|state| state.next <= key.sequence().saturating_add(1))
     }
 
     fn leave_out(&mut self, error: &StoreError) {

@@ -5,6 +5,7 @@
 //! commit protocol and promises: `docs/store.md`.
 
 mod change;
+mod counter;
 mod dataset;
 mod embedding;
 mod error;

@@ -18,8 +18,8 @@ const MAX_NOTE_BYTES: usize = 2000;
 /// Largest weight.
 const MAX_WEIGHT: f32 = 1000.0;
 
-/// Which side of the fence a sample stands on. Chosen once from its content, so that the same
-/// image is never on both sides, whatever its id.
+/// Which side of the fence a sample stands on. Chosen once from its content, so that the same image
+/// stands on the same side whatever its id, unless a client says another or the share is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
     /// Training may learn from it.

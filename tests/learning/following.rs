@@ -197,6 +197,48 @@ async fn a_head_learns_a_dataset_that_was_deleted_and_made_anew() {
     equals_the_batch(&client).await;
 }
 
+#[tokio::test]
+async fn a_correction_that_a_restart_overtook_is_learnt_after_it_and_a_note_makes_no_version() {
+    let state = tempfile::tempdir().unwrap();
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    let many = (0..2).flat_map(|class| (0..30).map(move |number| (class, number)));
+    let many: Vec<_> = many.map(|(class, number)| point(&daemon, class, number)).collect();
+    assert_eq!(push(&client, many).await, (60, vec![]));
+    assert!(train(&client, following("points")).await.promoted);
+    drop(client);
+    daemon.end().await;
+
+    // As if the daemon had ended between the correction and its version.
+    let store = graftd::store::Store::open(state.path()).unwrap();
+    let labels = Some(vec!["class 1".to_owned()]);
+    let change = graftd::store::SampleChange { labels, ..Default::default() };
+    store.update_sample(&"points".parse().unwrap(), "0/3", change).unwrap();
+    drop(store);
+    let daemon = start(state.path()).await;
+    let client = daemon.client().await;
+    let live = live_after(&client, 1).await;
+    equals_the_batch(&client).await;
+
+    // Heads are served in the order of their names: once the later one has learnt, this one would have.
+    push_colours(&client, 10).await;
+    let other = StartTrainingRequest { head: "other".into(), ..following("colours") };
+    train(&client, other).await;
+    let change = UpdateSampleRequest {
+        dataset: "points".into(),
+        id: "0/4".into(),
+        note: Some("checked".into()),
+        pinned: Some(true),
+        ..UpdateSampleRequest::default()
+    };
+    client.update_sample(change).await.unwrap();
+    push(&client, vec![to_learn("red", COLOURS[0].1, 5001)]).await;
+    while client.get_head("other").await.unwrap().unwrap().active_version == 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.get_head("colour").await.unwrap().unwrap().active_version, live);
+}
+
 /// Samples that the live version has learnt.
 async fn learnt(client: &Client) -> u64 {
     let file = client.export_head_version("colour", HeadFormat::Safetensors).await.unwrap();

@@ -462,3 +462,148 @@ async fn a_live_version_that_is_damaged_answers_data_loss_and_another_takes_its_
     client.rollback_head("colour").await.unwrap();
     assert_eq!(predict(&client, "colour", COLOURS[0].1, 1).await.head.unwrap().version, 1);
 }
+
+/// Something in the database that lets no version of a head be deleted.
+fn let_no_version_be_deleted(state: &std::path::Path) {
+    let database = rusqlite::Connection::open(state.join("graftd.sqlite")).unwrap();
+    let trigger = "CREATE TRIGGER no_room BEFORE DELETE ON head_versions
+                   BEGIN SELECT RAISE(ABORT, 'no room'); END";
+    database.execute_batch(trigger).unwrap();
+}
+
+fn quick(kind: HeadKind, policy: PromotionPolicy) -> StartTrainingRequest {
+    let options = TrainingOptions {
+        kind: kind.into(),
+        learning_curve: Some(false),
+        ..TrainingOptions::default()
+    };
+    StartTrainingRequest { options: Some(options), ..training(policy) }
+}
+
+#[tokio::test]
+async fn a_version_that_was_made_live_answers_though_older_ones_cannot_be_deleted() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 10).await;
+    let_no_version_be_deleted(&daemon.state);
+    for version in 1..=11 {
+        let job = train(&client, quick(HeadKind::Prototype, PromotionPolicy::Always)).await;
+        assert_eq!((job.state(), job.head_version), (JobState::Succeeded, version), "{job:?}");
+    }
+    let answer = predict(&client, "colour", COLOURS[1].1, 7).await;
+    assert_eq!(answer.head.unwrap().version, 11);
+    assert_eq!(client.get_head("colour").await.unwrap().unwrap().versions.len(), 11);
+}
+
+#[tokio::test]
+async fn a_training_is_kept_where_the_live_version_cannot_be_judged_for_want_of_room() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let elsewhere = StartTrainingRequest {
+        backbone: "features".into(),
+        ..quick(HeadKind::Prototype, PromotionPolicy::Always)
+    };
+    assert!(train(&client, elsewhere).await.promoted);
+    // The live version's backbone has not seen these, and the quota lets nothing more be stored.
+    let later = (0..4).map(|number| NewSample {
+        split: Split::HeldOut.into(),
+        ..sample("red", COLOURS[0].1, 7 + number)
+    });
+    assert_eq!(push(&client, later.collect()).await, (4, vec![]));
+    let colours = "colours".parse().unwrap();
+    let store = daemon.learning.store();
+    let stats = store.dataset_stats(&colours).unwrap();
+    let mut settings = stats.dataset.settings;
+    settings.quota.max_bytes = Some(stats.bytes);
+    store.update_dataset(&colours, settings).unwrap();
+    let here = StartTrainingRequest {
+        backbone: "logits".into(),
+        ..quick(HeadKind::Prototype, PromotionPolicy::IfBetter)
+    };
+    let job = train(&client, here).await;
+    assert_eq!((job.state(), job.head_version), (JobState::Succeeded, 2), "{job:?}");
+    let message = job.promotion_message;
+    assert!(!job.promoted && message.contains("cannot be judged"), "{message}");
+    assert!(job.report.unwrap().live.is_none());
+}
+
+#[tokio::test]
+async fn a_held_out_sample_with_two_labels_judges_no_head_whose_classes_exclude_each_other() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let before = train(&client, quick(HeadKind::Prototype, PromotionPolicy::IfBetter)).await;
+    let both = NewSample {
+        id: "both".into(),
+        labels: vec!["red".into(), "green".into()],
+        split: Split::HeldOut.into(),
+        ..sample("red", [220, 220, 30], 1)
+    };
+    assert_eq!(push(&client, vec![both]).await.0, 1);
+    let job = train(&client, quick(HeadKind::Prototype, PromotionPolicy::IfBetter)).await;
+    assert_eq!((job.state(), job.promoted), (JobState::Succeeded, true), "{job:?}");
+    let judged = |job: graftd::client::messages::Job| job.report.unwrap().held_out.unwrap();
+    assert_eq!(judged(job).sample_count, judged(before).sample_count);
+}
+
+#[tokio::test]
+async fn a_multi_label_head_and_one_that_is_not_replace_each_other_by_hand_only() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 20).await;
+    let mut live = HeadKind::Prototype;
+    assert!(train(&client, quick(live, PromotionPolicy::IfBetter)).await.promoted);
+    for kind in [HeadKind::MultiLabel, HeadKind::Prototype] {
+        let job = train(&client, quick(kind, PromotionPolicy::IfBetter)).await;
+        assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
+        let message = &job.promotion_message;
+        assert!(!job.promoted && message.contains("multi-label"), "{live:?} {kind:?}: {message}");
+        let by_hand = format!("colour@{}", job.head_version);
+        client.activate_head_version(&by_hand).await.unwrap();
+        // Beside one of its own sort it goes live by itself, whatever the line began with.
+        let again = train(&client, quick(kind, PromotionPolicy::IfBetter)).await;
+        assert!(again.promoted, "{}", again.promotion_message);
+        live = kind;
+    }
+}
+
+#[tokio::test]
+async fn what_a_cross_validation_found_is_not_told_as_if_held_out_samples_had() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    let samples = COLOURS.iter().flat_map(|(label, colour)| {
+        (0..10).map(move |number| NewSample {
+            split: Split::Train.into(),
+            ..sample(label, *colour, number)
+        })
+    });
+    assert_eq!(push(&client, samples.collect()).await.0, 30);
+    let job = train(&client, quick(HeadKind::Prototype, PromotionPolicy::IfBetter)).await;
+    let report = job.report.unwrap();
+    assert!(report.held_out.is_none() && report.cross_validation_accuracy > 0.8, "{report:?}");
+    let head = client.get_head("colour").await.unwrap().unwrap();
+    assert!(head.versions[0].accuracy.is_some_and(|accuracy| accuracy > 0.8));
+    let answer = predict(&client, "colour", COLOURS[1].1, 77).await;
+    assert_eq!(answer.head.unwrap().held_out_accuracy, None);
+    push_colours(&client, 10).await;
+    train(&client, quick(HeadKind::Prototype, PromotionPolicy::Always)).await;
+    let answer = predict(&client, "colour", COLOURS[1].1, 77).await;
+    assert!(answer.head.unwrap().held_out_accuracy.is_some_and(|accuracy| accuracy > 0.8));
+}
+
+#[tokio::test]
+async fn photographs_that_are_embedded_for_a_training_share_their_commits() {
+    let daemon = Daemon::start_roomy().await;
+    let client = daemon.client().await;
+    push_colours(&client, 40).await;
+    let commits = || daemon.learning.store().stats().unwrap().commits;
+    let before = commits();
+    let request = StartTrainingRequest {
+        backbone: "features".into(),
+        ..quick(HeadKind::Prototype, PromotionPolicy::Always)
+    };
+    assert_eq!(train(&client, request).await.state(), JobState::Succeeded);
+    let made = commits() - before;
+    assert!(made < 100, "{made} for 120 photographs");
+}

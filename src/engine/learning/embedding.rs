@@ -1,6 +1,7 @@
 //! Embedding what is stored: photographs that a backbone has not seen yet, and changed copies of them.
 
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use bytes::Bytes;
 
@@ -10,7 +11,7 @@ use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
 use crate::base::name::Name;
 use crate::engine::{Answerer, Engine, EngineError, LiveBackbone, Subject, Timings, prepare};
-use crate::store::{NewEmbedding, Sample, SampleKey, Store, StoreError};
+use crate::store::{self, NewEmbedding, Sample, SampleKey, Store, StoreError};
 use crate::vision::augmented;
 
 /// Samples listed at one time.
@@ -33,8 +34,7 @@ pub(super) fn embed_missing(
     let key = backbone.embedding_key();
     let total = store.dataset_stats(dataset)?.samples.max(1);
     let mut work = Background::new(engine, cancel);
-    let mut unusable = 0_u64;
-    let mut keep = |outcome| keep(store, dataset, key, outcome, &mut unusable);
+    let mut keeping = Keeping::new(store, dataset, key);
     let mut seen = 0_u64;
     let mut after = after;
     loop {
@@ -52,15 +52,16 @@ pub(super) fn embed_missing(
                 Ok(by.backbone.forward(&prepared.tensor)?.embedding().to_vec())
             };
             if let Some(outcome) = work.give(sample, embed)? {
-                keep(outcome)?;
+                keeping.keep(outcome)?;
             }
             seen += 1;
             tell((seen as f32 / total as f32).min(1.0));
         }
     }
     while let Some(outcome) = work.take()? {
-        keep(outcome)?;
+        keeping.keep(outcome)?;
     }
+    let unusable = keeping.end()?;
     if unusable > 0 {
         tracing::warn!(%dataset, unusable, "photographs cannot be learnt from and were left out");
     }
@@ -68,8 +69,8 @@ pub(super) fn embed_missing(
 }
 
 /// Embeds changed copies ([`augmented`]) of the samples whose photograph is kept: `count` of each,
-/// with the index of its original in `ids`. The same `seed` gives the same copies. `tell` hears the
-/// share that is done, 0 to 1.
+/// given to `keep` one by one with the index of the original in `ids`. The same `seed` gives the same
+/// copies. `tell` hears the share that is done, 0 to 1.
 ///
 /// # Errors
 /// As [`embed_missing`].
@@ -80,10 +81,15 @@ pub(super) fn embed_copies(
     backbone: &Arc<LiveBackbone>,
     (count, seed): (u32, u64),
     cancel: &Cancel,
+    keep: &mut dyn FnMut(usize, &[f32]),
     tell: &mut dyn FnMut(f32),
-) -> Result<Vec<(usize, Vec<f32>)>, LearningError> {
+) -> Result<(), LearningError> {
     let mut work = Background::new(engine, cancel);
-    let mut copies = Vec::new();
+    let mut keep = |(of, values): (usize, _)| {
+        let values = usable(&ids[of], values)?;
+        values.iter().for_each(|values| keep(of, values));
+        Ok::<_, LearningError>(())
+    };
     for (index, id) in ids.iter().enumerate() {
         cancel.check()?;
         let image = match store.sample(dataset, id) {
@@ -104,31 +110,64 @@ pub(super) fn embed_copies(
                 let prepared = prepare(&by, subject, &limits, cancel, &mut Timings::default())?;
                 Ok::<_, EngineError>(by.backbone.forward(&prepared.tensor)?.embedding().to_vec())
             };
-            if let Some((of, values)) = work.give(index, embed)? {
-                copies.extend(usable(&ids[of], values)?.map(|values| (of, values)));
+            if let Some(outcome) = work.give(index, embed)? {
+                keep(outcome)?;
             }
         }
         tell((index + 1) as f32 / ids.len() as f32);
     }
-    while let Some((of, values)) = work.take()? {
-        copies.extend(usable(&ids[of], values)?.map(|values| (of, values)));
+    while let Some(outcome) = work.take()? {
+        keep(outcome)?;
     }
-    Ok(copies)
+    Ok(())
 }
 
-fn keep(
-    store: &Store,
-    dataset: &Name,
+/// Embeddings on their way into the store. Nobody waits for one of them, so that they share COMMITs.
+struct Keeping<'a> {
+    store: &'a Store,
+    dataset: &'a Name,
     key: Digest,
-    (sample, values): (Sample, Result<Vec<f32>, EngineError>),
-    unusable: &mut u64,
-) -> Result<(), LearningError> {
-    let Some(values) = usable(&sample.id, values)? else {
-        *unusable += 1;
-        return Ok(());
-    };
-    let embedding = NewEmbedding { backbone: key, values };
-    match store.put_embedding(dataset, &sample.id, sample.content, &embedding) {
+    /// Photographs that cannot be decoded.
+    unusable: u64,
+    sender: Sender<store::Result<()>>,
+    receipts: Receiver<store::Result<()>>,
+}
+
+impl<'a> Keeping<'a> {
+    fn new(store: &'a Store, dataset: &'a Name, key: Digest) -> Self {
+        let (sender, receipts) = mpsc::channel();
+        Self { store, dataset, key, unusable: 0, sender, receipts }
+    }
+
+    /// Hands one to the store; fails where that or an earlier one could not be stored.
+    fn keep(
+        &mut self,
+        (sample, values): (Sample, Result<Vec<f32>, EngineError>),
+    ) -> Result<(), LearningError> {
+        let Some(values) = usable(&sample.id, values)? else {
+            self.unusable += 1;
+            return Ok(());
+        };
+        let embedding = NewEmbedding { backbone: self.key, values };
+        let sender = self.sender.clone();
+        let done = move |outcome| {
+            let _ = sender.send(outcome);
+        };
+        let (id, content) = (&sample.id, sample.content);
+        self.store.put_embedding_then(self.dataset, id, content, &embedding, done);
+        self.receipts.try_iter().try_for_each(stored)
+    }
+
+    /// Waits until all are stored; how many photographs could not be used.
+    fn end(self) -> Result<u64, LearningError> {
+        drop(self.sender);
+        self.receipts.into_iter().try_for_each(stored)?;
+        Ok(self.unusable)
+    }
+}
+
+fn stored(receipt: store::Result<()>) -> Result<(), LearningError> {
+    match receipt {
         // Deleted meanwhile: nothing to learn from it any more.
         Ok(()) | Err(StoreError::UnknownSample { .. }) => Ok(()),
         Err(error) => Err(error.into()),

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use half::f16;
+
 use super::embedding::embed_missing;
-use super::labelled::{Labelled, Several};
+use super::labelled::{Gathering, Several};
 use super::{Learning, LearningError};
 use crate::base::cancel::Cancel;
 use crate::base::name::Name;
@@ -42,8 +44,10 @@ impl Learning {
         let (engine, store) = (self.engine(), self.store());
         embed_missing(engine, store, dataset, &by.backbone, None, cancel, &mut |_| {})?;
         let key = by.backbone.embedding_key();
+        let multi_label = head.head.kind() == Kind::MultiLabel;
+        let several = if multi_label { Several::Keep } else { Several::Refuse };
+        let mut labelled = Gathering::new(by.backbone.network.embedding().width, several);
         let mut after = None;
-        let mut rows = Vec::new();
         loop {
             let page = store.samples(dataset, filter, after, PAGE)?;
             for sample in page.samples {
@@ -51,7 +55,8 @@ impl Learning {
                 if let Some(values) = self.sound_embedding(&sample, key)? {
                     let (id, labels) = (sample.id, sample.labels);
                     let (split, weight) = (sample.split, sample.weight);
-                    rows.push(Ok((EmbeddedSample { id, labels, split, weight }, values)));
+                    let sample = EmbeddedSample { id, labels, split, weight };
+                    labelled.push(&sample, values.into_iter().map(f16::from_f32))?;
                 }
             }
             after = page.next;
@@ -59,9 +64,7 @@ impl Learning {
                 break;
             }
         }
-        let multi_label = head.head.kind() == Kind::MultiLabel;
-        let several = if multi_label { Several::Keep } else { Several::Refuse };
-        let labelled = Labelled::from_rows(by.backbone.network.embedding().width, several, rows)?;
+        let labelled = labelled.finish();
         let Some(rows) = labelled.rows() else {
             return Err(LearningError::NoSamples(format!(
                 "dataset {dataset} has no labelled samples that meet the filter and have an \

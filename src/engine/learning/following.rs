@@ -21,7 +21,7 @@ use super::embedding::embed_missing;
 use super::labelled::{Labelled, Reading, Several};
 use super::lineage::{self, Rivals};
 use super::low_priority::{self, guarded, lower_priority};
-use super::versions::{self, Follow, HeadRecord};
+use super::versions::{self, Follow, HeadRecord, Learnt};
 use super::{LearningError, decide, training};
 use crate::base::cancel::Cancel;
 use crate::base::digest::Digest;
@@ -35,7 +35,7 @@ use crate::train::{self, StreamingLda};
 const GATHER: Duration = Duration::from_millis(40);
 /// Samples read from the store at once.
 const BLOCK: usize = 64;
-/// Held-out samples that set temperature and threshold and judge a version.
+/// Held-out samples that set temperature and threshold and judge a version: the first to arrive.
 const HELD_OUT: usize = 2000;
 /// Versions made while following that are kept; those of trainings are counted by themselves.
 const KEPT: usize = 3;
@@ -93,6 +93,7 @@ struct Learner {
     statistics: StreamingLda,
     through: Option<SampleKey>,
     samples: u64,
+    learnt: Learnt,
     /// The version that these statistics were last published as.
     version: u32,
 }
@@ -119,7 +120,7 @@ impl Following {
         self.shared.tell(dataset, News::Arrived);
     }
 
-    /// A sample changed or went.
+    /// The label or side of a sample changed, or it went.
     pub(super) fn corrected(&self, dataset: &Name) {
         self.shared.tell(dataset, News::Corrected);
     }
@@ -271,7 +272,8 @@ impl Shared {
             learner.learn(&self.store, dataset, backbone.embedding_key(), newest, &self.cancel)?;
         }
         let live_knows = learner.samples == head.follow.samples
-            && learner.through.map_or(0, SampleKey::to_token) == head.follow.through;
+            && learner.through.map_or(0, SampleKey::to_token) == head.follow.through
+            && head.follow.learnt.as_ref().is_none_or(|known| *known == learner.learnt.to_text());
         if (!live_knows || news == News::Corrected) && learner.statistics.classes().len() >= 2 {
             learner.version = self.publish(&head, &learner, &backbone)?.unwrap_or(head.version);
         }
@@ -290,7 +292,7 @@ impl Shared {
         let options = record.options.clone().unwrap_or_default();
         let key = backbone.embedding_key();
         let reading =
-            Reading { split: Split::HeldOut, several: Several::Skip, most: Some(HELD_OUT) };
+            Reading { most: Some(HELD_OUT), ..Reading::of(Split::HeldOut, Several::Skip) };
         let held_out = Labelled::read(&self.store, &follow.dataset, key, reading, &self.cancel)?;
         let rows = held_out.rows();
         let samples = rows.as_ref().map(|rows| held_out.samples(rows));
@@ -302,7 +304,7 @@ impl Shared {
         };
         let new = judge(&head)?;
         let rivals = Rivals::of(&self.engine, &self.store, name)?;
-        let judged = rivals.judge(|rival| {
+        let judged = rivals.judge(head.kind(), |rival| {
             if rival.backbone == record.backbone { judge(&rival.head) } else { Ok(None) }
         })?;
         let decision = decide(&follow.promotion, new.as_ref(), judged.as_deref());
@@ -327,6 +329,7 @@ impl Shared {
         let follow = Follow {
             samples: learner.samples,
             through: learner.through.map_or(0, SampleKey::to_token),
+            learnt: Some(learner.learnt.to_text()),
             ..follow.clone()
         };
         let record = HeadRecord {
@@ -345,7 +348,10 @@ impl Shared {
             return Ok(None);
         }
         versions::publish(&self.engine, &self.store, name)?;
-        self.thin(name)?;
+        // It is live: what cannot be deleted now goes with the next one.
+        if let Err(error) = self.thin(name) {
+            tracing::warn!(head = %name, %error, "old versions could not be deleted");
+        }
         Ok(Some(version))
     }
 
@@ -384,7 +390,8 @@ fn learnt(samples: u64, through: Option<SampleKey>) -> String {
 
 impl Learner {
     fn new(width: usize, version: u32) -> Result<Self, LearningError> {
-        Ok(Self { statistics: StreamingLda::new(width)?, through: None, samples: 0, version })
+        let (statistics, learnt) = (StreamingLda::new(width)?, Learnt::default());
+        Ok(Self { statistics, through: None, samples: 0, learnt, version })
     }
 
     /// Learns the training samples with one label that it has not seen, up to and with `newest`.
@@ -407,6 +414,7 @@ impl Learner {
                     let values: Vec<f32> = row.iter().map(|half| half.to_f32()).collect();
                     self.statistics.add(&values, label)?;
                     self.samples += 1;
+                    self.learnt.add(&sample.id, label);
                 }
             }
         }

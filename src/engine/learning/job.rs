@@ -181,7 +181,7 @@ pub struct TrainingReport {
     pub held_out: Report,
     /// Whether `held_out` is on samples that training never saw in any way.
     pub pinned: bool,
-    /// Over the folds of the cross-validation.
+    /// Over what the folds of the cross-validation held out, all together.
     pub cross_validation: Report,
     /// Share right in each of these folds.
     #[serde(default)]

@@ -1,7 +1,8 @@
 //! The versions that a new one is compared with: the live one, and the first and the best of its line.
 //!
-//! A *line* is what went live because it was not worse, since a person, or the policy `always`, last
-//! said what is live. Compared with the live version alone, each new one could lose the tolerance anew,
+//! A *line* begins with a version that a person, or the policy `always`, made live, and goes on with
+//! what went live because it was not worse. A version that went live so stays in its line when a person
+//! returns to it. Compared with the live version alone, each new one could lose the tolerance anew,
 //! and many small steps could lose everything; compared with the first and the best of the line on the
 //! same held-out samples as well, all of them together lose it once.
 
@@ -14,6 +15,7 @@ use super::versions::HeadRecord;
 use super::{LearningError, Promotion};
 use crate::base::name::Name;
 use crate::engine::{Engine, LiveHead, Target};
+use crate::heads::Kind;
 use crate::store::{Store, StoreError};
 use crate::train::Report;
 
@@ -97,12 +99,14 @@ impl Rivals {
     }
 
     /// Judges each by `judge`, which gives `None` for one that it cannot judge on the same samples as
-    /// the new one. `None` where no version is live, nothing in it where the live one was not judged.
+    /// the new one, which is of kind `new`. `None` where no version is live, nothing in it where the
+    /// live one was not judged.
     ///
     /// # Errors
     /// Those of `judge`.
     pub(super) fn judge(
         &self,
+        new: Kind,
         mut judge: impl FnMut(&LiveHead) -> Result<Option<Report>, LearningError>,
     ) -> Result<Option<Vec<Rival>>, LearningError> {
         if self.standing.is_none() {
@@ -110,7 +114,11 @@ impl Rivals {
         }
         let mut judged = Vec::with_capacity(self.heads.len());
         for (role, head) in &self.heads {
-            match judge(head)? {
+            // Whole sets of labels that are right and first labels that are right are no two shares of
+            // the same.
+            let in_sets = |kind| kind == Kind::MultiLabel;
+            let comparable = in_sets(head.head.kind()) == in_sets(new);
+            match if comparable { judge(head)? } else { None } {
                 Some(report) => judged.push(Rival { role: *role, report }),
                 None if *role == Role::Live => break,
                 None => {}

@@ -103,8 +103,12 @@ impl Learning {
         id: &str,
         change: SampleChange,
     ) -> Result<Sample, LearningError> {
+        // A head that follows learns neither notes nor weights.
+        let corrects = change.labels.is_some() || change.split.is_some();
         let sample = self.store.update_sample(dataset, id, change)?;
-        self.following.corrected(dataset);
+        if corrects {
+            self.following.corrected(dataset);
+        }
         Ok(sample)
     }
 

@@ -53,7 +53,7 @@ const ROUNDING: f64 = 1e-9;
 pub enum Role {
     /// It answers now.
     Live,
-    /// By its number, the one that a person, or the policy `always`, made live last.
+    /// By its number, the one that a person, or the policy `always`, made live and the line began with.
     First(u32),
     /// By its number, the most accurate since.
     Best(u32),
@@ -99,8 +99,9 @@ pub fn decide(promotion: &Promotion, new: Option<&Report>, rivals: Option<&[Riva
     };
     let Some(live) = rivals.first() else {
         return no(
-            "the live version cannot be judged on the same samples, for want of its backbone \
-                   or its file: activate the new one by hand"
+            "the live version cannot be judged on the same samples, for want of its backbone, its \
+                   file or room for embeddings, or because only one of the two is multi-label: \
+                   activate the new one by hand"
                 .into(),
         );
     };

@@ -7,11 +7,13 @@ use super::embedding::{embed_copies, embed_missing};
 use super::job::{
     CurvePoint, JobProgress, TrainingOptions, TrainingOutcome, TrainingReport, TrainingRequest,
 };
-use super::labelled::{Labelled, Reading, Several};
+use super::labelled::{Ids, Labelled, Reading, Several};
 use super::lineage::{self, Rivals};
 use super::versions::{self, Follow, HeadRecord};
 use super::{Decision, LearningError, Line, Policy, Promotion, Rival, decide};
 use crate::base::cancel::{Cancel, Cancelled};
+use crate::base::digest::Digest;
+use crate::base::name::Name;
 use crate::engine::{Answerer, Engine, LiveBackbone, LiveHead, Target};
 use crate::heads::{Head, Kind, Provenance, Scores};
 use crate::store::{JobId, SampleKey, Split, Store};
@@ -60,9 +62,10 @@ pub(super) fn run(
     };
     let multi_label = request.options.kind == Some(Kind::MultiLabel);
     let several = if multi_label { Several::Keep } else { Several::Refuse };
-    let reading = |split| Reading { split, several, most: None };
-    let mut training = Labelled::read(store, &request.dataset, key, reading(Split::Train), cancel)?;
-    let train_count = training.len() as u64;
+    let reading = Reading::of(Split::Train, several);
+    let mut training = Labelled::read(store, &request.dataset, key, reading, cancel)?;
+    let (train_count, trained) = (training.len() as u64, training.known());
+    let learnt = request.options.follow_dataset.then(|| training.learnt().to_text());
     if request.options.follow_dataset {
         training.forget_weights();
     }
@@ -77,8 +80,8 @@ pub(super) fn run(
     let Fitted { head, reason, cross_validation, folds, learning_curve } = fitted;
 
     tell(phase("judging", JUDGING));
-    let held_out = Labelled::read(store, &request.dataset, key, reading(Split::HeldOut), cancel)?;
-    let judgement = judge(engine, store, request, &head, &held_out, cancel)?;
+    let judges = Judges { engine, store, request, trained: &trained, cancel };
+    let judgement = judges.judge(&head, key)?;
     let (new, live) = (&judgement.new, judgement.live());
     let report = TrainingReport {
         kind: head.kind(),
@@ -86,7 +89,7 @@ pub(super) fn run(
         pinned: new.is_some(),
         held_out: new.clone().unwrap_or_else(|| cross_validation.clone()),
         cross_validation,
-        folds,
+        folds: folds.clone(),
         temperature: head.temperature(),
         live: live.cloned(),
         embedding_seconds,
@@ -104,7 +107,10 @@ pub(super) fn run(
         samples: train_count,
         seed: request.options.seed,
         options: serde_json::to_value(&request.options)?,
-        scores: serde_json::to_value(scores(&report.held_out))?,
+        scores: serde_json::to_value(match new {
+            Some(new) => scores(new),
+            None => Scores { folds, ..scores(&report.cross_validation) },
+        })?,
     });
     // The last moment at which nothing has happened yet.
     cancel.check()?;
@@ -113,6 +119,7 @@ pub(super) fn run(
         promotion: request.promotion,
         samples: train_count,
         through: newest.map_or(0, SampleKey::to_token),
+        learnt,
     });
     let decision = decide(&request.promotion, judgement.new.as_ref(), judgement.judged.as_deref());
     let record = HeadRecord {
@@ -126,11 +133,23 @@ pub(super) fn run(
     };
     let version = versions::add(store, &request.head, &head, &record)?;
     let live = judgement.rivals.live();
-    let Decision { promote, message } = promote(store, request, live, version, decision)?;
-    let line = lineage::kept(store, &request.head)?;
-    store.prune_head_versions(&request.head, KEPT_VERSIONS, &line)?;
+    let decision = promote(store, request, live, version, decision);
+    // Whatever fails from here on: what answers is what the store says is live.
     versions::publish(engine, store, &request.head)?;
+    let Decision { promote, message } = decision?;
+    if let Err(error) = prune(engine, store, &request.head) {
+        tracing::warn!(head = %request.head, %error, "old versions could not be deleted");
+    }
     Ok(TrainingOutcome { version, promoted: promote, message, report })
+}
+
+/// Deletes the oldest versions; those that cannot be deleted now go after the next training.
+fn prune(engine: &Engine, store: &Store, head: &Name) -> Result<(), LearningError> {
+    let line = lineage::kept(store, head)?;
+    if store.prune_head_versions(head, KEPT_VERSIONS, &line)?.is_empty() {
+        return Ok(());
+    }
+    versions::publish(engine, store, head)
 }
 
 /// Makes a version live, if that was decided. One that was compared with `live` replaces nothing else.
@@ -208,7 +227,8 @@ fn add_copies(
     tell: &mut Tell<'_>,
 ) -> Result<(), LearningError> {
     let TrainingOptions { augmentations, seed, .. } = request.options;
-    let values = training.len() * (1 + augmentations as usize) * backbone.network.embedding().width;
+    let (originals, copies) = (training.len(), training.len() * augmentations as usize);
+    let values = (originals + copies) * backbone.network.embedding().width;
     if values > MAXIMUM_VALUES {
         return Err(LearningError::NoSamples(format!(
             "{} samples with {augmentations} copies each are too many for the memory of a device: \
@@ -216,18 +236,18 @@ fn add_copies(
             training.len()
         )));
     }
-    let of = (&request.dataset, training.ids());
-    let copies =
-        embed_copies(engine, store, of, backbone, (augmentations, seed), cancel, &mut |done| {
-            tell(phase("augmenting", reached + (EMBEDDING_SHARE - reached) * done));
-        })?;
-    if copies.is_empty() {
+    let ids = training.ids().to_vec();
+    training.expect_copies(copies);
+    let mut keep = |original, values: &[f32]| training.add_copy(original, values);
+    let mut told = |done| tell(phase("augmenting", reached + (EMBEDDING_SHARE - reached) * done));
+    let (of, which) = ((&request.dataset, ids.as_slice()), (augmentations, seed));
+    embed_copies(engine, store, of, backbone, which, cancel, &mut keep, &mut told)?;
+    if training.len() == originals {
         return Err(LearningError::NoSamples(format!(
             "dataset {} keeps no photographs that could be changed: train without augmentations",
             request.dataset
         )));
     }
-    training.add_copies(copies);
     Ok(())
 }
 
@@ -360,46 +380,65 @@ impl Judgement {
     }
 }
 
-fn judge(
-    engine: &Engine,
-    store: &Store,
-    request: &TrainingRequest,
-    new: &Head,
-    held_out: &Labelled,
-    cancel: &Cancel,
-) -> Result<Judgement, LearningError> {
-    let rows = held_out.rows();
-    let here =
-        |head: &Head| rows.as_ref().map(|rows| held_out.judge(rows, head, cancel)).transpose();
-    let rivals = Rivals::of(engine, store, &request.head)?;
-    let judged = rivals.judge(|rival| {
-        if rival.backbone == request.backbone {
-            here(&rival.head)
-        } else {
-            judge_elsewhere(engine, store, request, rival, held_out, cancel)
-        }
-    })?;
-    Ok(Judgement { new: here(new)?, rivals, judged })
+/// What judges a new version and those beside which it has to stand.
+struct Judges<'a> {
+    engine: &'a Engine,
+    store: &'a Store,
+    request: &'a TrainingRequest,
+    /// What the new version learnt: a sample that was moved to the held-out side since judges nothing.
+    trained: &'a Ids,
+    cancel: &'a Cancel,
 }
 
-/// How a version on another backbone does on the same samples; `None` where that backbone is not
-/// loaded or has not seen them all.
-fn judge_elsewhere(
-    engine: &Engine,
-    store: &Store,
-    request: &TrainingRequest,
-    rival: &LiveHead,
-    held_out: &Labelled,
-    cancel: &Cancel,
-) -> Result<Option<Report>, LearningError> {
-    let target = Target::Backbone(rival.backbone.to_string());
-    let Ok(Answerer { backbone, .. }) = engine.snapshot().resolve(&target) else { return Ok(None) };
-    embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut |_| {})?;
-    let several = if rival.head.kind() == Kind::MultiLabel { Several::Keep } else { Several::Skip };
-    let reading = Reading { split: Split::HeldOut, several, most: None };
-    let same = Labelled::read(store, &request.dataset, backbone.embedding_key(), reading, cancel)?;
-    if same.ids() != held_out.ids() {
-        return Ok(None);
+impl Judges<'_> {
+    fn judge(&self, new: &Head, key: Digest) -> Result<Judgement, LearningError> {
+        let held_out = self.held_out(new.kind(), key)?;
+        let rows = held_out.rows();
+        let here = |head: &Head| {
+            rows.as_ref().map(|rows| held_out.judge(rows, head, self.cancel)).transpose()
+        };
+        let rivals = Rivals::of(self.engine, self.store, &self.request.head)?;
+        let judged = rivals.judge(new.kind(), |rival| {
+            if rival.backbone == self.request.backbone {
+                return here(&rival.head);
+            }
+            match self.elsewhere(rival, &held_out) {
+                Err(error) if !error.is_cancelled() => {
+                    let (head, version) = (&rival.name, rival.version);
+                    tracing::warn!(%head, version, %error, "a version cannot be judged");
+                    Ok(None)
+                }
+                judged => judged,
+            }
+        })?;
+        Ok(Judgement { new: here(new)?, rivals, judged })
     }
-    same.rows().map(|rows| same.judge(&rows, &rival.head, cancel)).transpose()
+
+    /// The samples that judge heads of a kind. Several labels judge multi-label heads alone.
+    fn held_out(&self, kind: Kind, key: Digest) -> Result<Labelled, LearningError> {
+        let several = if kind == Kind::MultiLabel { Several::Keep } else { Several::Skip };
+        let reading =
+            Reading { without: Some(self.trained), ..Reading::of(Split::HeldOut, several) };
+        Labelled::read(self.store, &self.request.dataset, key, reading, self.cancel)
+    }
+
+    /// How a version on another backbone does on the same samples; `None` where that backbone is not
+    /// loaded or has not seen them all.
+    fn elsewhere(
+        &self,
+        rival: &LiveHead,
+        held_out: &Labelled,
+    ) -> Result<Option<Report>, LearningError> {
+        let Self { engine, store, request, cancel, .. } = *self;
+        let target = Target::Backbone(rival.backbone.to_string());
+        let Ok(Answerer { backbone, .. }) = engine.snapshot().resolve(&target) else {
+            return Ok(None);
+        };
+        embed_missing(engine, store, &request.dataset, &backbone, None, cancel, &mut |_| {})?;
+        let same = self.held_out(rival.head.kind(), backbone.embedding_key())?;
+        if same.ids() != held_out.ids() {
+            return Ok(None);
+        }
+        same.rows().map(|rows| same.judge(&rows, &rival.head, cancel)).transpose()
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Learning, LearningError, Line, Promotion, TrainingOptions, TrainingReport};
+use crate::base::digest::Hasher;
 use crate::base::lru::Lru;
 use crate::base::name::Name;
 use crate::engine::{Engine, EngineError, HeadHandle, HeadSource, HeadVersions, LiveHead, Target};
@@ -82,6 +83,28 @@ pub struct Follow {
     pub samples: u64,
     /// The last of them, as [`store::SampleKey::to_token`]; 0 before the first.
     pub through: u64,
+    /// What it learnt of them, see [`Learnt`]: a label that was corrected changes neither of the above.
+    /// `None` in records of older versions.
+    #[serde(default)]
+    pub learnt: Option<String>,
+}
+
+/// What was learnt: a running digest of the id and the label of each sample, in the order of arrival.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Learnt(Hasher);
+
+impl Learnt {
+    pub(super) fn add(&mut self, id: &str, label: &str) {
+        for text in [id, label] {
+            self.0.update(&(text.len() as u64).to_le_bytes());
+            self.0.update(text.as_bytes());
+        }
+    }
+
+    /// As [`Follow::learnt`] keeps it.
+    pub(super) fn to_text(&self) -> String {
+        self.0.clone().finish().to_string()
+    }
 }
 
 /// A head that comes from another device.

@@ -7,7 +7,9 @@ use crate::proto::graft::{AnsweringHead, HeadKind};
 /// What an answer says of the head that gave it.
 pub fn answering(live: &LiveHead) -> AnsweringHead {
     let provenance = live.head.provenance();
-    let accuracy = provenance.scores.get("accuracy").and_then(serde_json::Value::as_f64);
+    // What a cross-validation found is not told as if held-out samples had.
+    let scores = provenance.scores().filter(|scores| scores.folds.is_empty());
+    let accuracy = scores.and_then(|scores| scores.accuracy);
     AnsweringHead {
         name: live.name.to_string(),
         version: live.version,

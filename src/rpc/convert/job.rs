@@ -253,7 +253,8 @@ pub fn report(report: &TrainingReport) -> wire::TrainingReport {
     wire::TrainingReport {
         kind: wire::HeadKind::from(report.kind).into(),
         kind_message: report.reason.clone(),
-        held_out: Some(evaluation(&report.held_out)),
+        // Without held-out samples it is the cross-validation's, which chose the recipe: flattering.
+        held_out: report.pinned.then(|| evaluation(&report.held_out)),
         cross_validation_accuracy: report.cross_validation.accuracy as f32,
         temperature: report.temperature,
         ece_before: report.held_out.ece_before as f32,

@@ -191,3 +191,44 @@ fn what_a_quota_drops_leaves_the_log_though_samples_come_in_without_a_pause() {
         assert!(!any_file_contains(folder.path(), needle), "{}", needle.escape_ascii());
     }
 }
+
+#[test]
+fn the_key_of_a_deleted_sample_is_never_given_again() {
+    let (folder, store, parts) = fresh();
+    let add = |store: &Store, number| {
+        store.add_sample_and_wait(&parts, sample(number)).unwrap().sample.key()
+    };
+    let delete = |store: &Store, number| {
+        let filter = Filter { ids: vec![sample(number).id], ..Filter::default() };
+        assert_eq!(store.delete_samples(&parts, &filter).unwrap().removed, 1);
+    };
+    let keys = [1, 2, 3].map(|number| add(&store, number));
+    delete(&store, 3);
+    delete(&store, 2);
+    drop(store);
+    let store = Store::open(folder.path()).unwrap();
+    let fourth = add(&store, 4);
+    assert!(fourth > keys[2], "{fourth:?} after {keys:?}");
+    delete(&store, 4);
+    // An operation that is undone lets the sums be read again.
+    let refused = store.write(super::super::writer::Urgency::Now, move |session| {
+        session.ledger().dataset_mut(fourth.dataset())?;
+        Err::<(), _>(StoreError::Closed)
+    });
+    assert!(refused.is_err());
+    assert!(add(&store, 5) > fourth);
+    // All of them at once.
+    store.delete_samples(&parts, &Filter::default()).unwrap();
+    drop(store);
+    let store = Store::open(folder.path()).unwrap();
+    assert!(add(&store, 6).sequence() > fourth.sequence() + 1);
+    // With the dataset goes what was written down of it: its number is not given again either.
+    store.delete_samples(&parts, &Filter::default()).unwrap();
+    store.delete_dataset(&parts).unwrap();
+    let counters: i64 = store
+        .read(|connection| {
+            Ok(connection.query_row("SELECT count(*) FROM counters", [], |row| row.get(0))?)
+        })
+        .unwrap();
+    assert_eq!(counters, 1);
+}

@@ -367,3 +367,22 @@ fn deleting_all_samples_deletes_those_whose_row_is_damaged() {
         assert_sums_are_right(folder, store, parts, case);
     });
 }
+
+#[test]
+fn a_sample_whose_hash_of_the_id_is_damaged_is_deleted_with_all_others() {
+    let hash = super::super::sample::id_hash(1, &sample(7).id).to_be_bytes();
+    for whole in [false, true] {
+        let (folder, store, parts) = damaged(&hash);
+        let unknown = store.sample(&parts, &sample(7).id);
+        assert!(matches!(unknown, Err(StoreError::UnknownSample { .. })), "{unknown:?}");
+        assert_eq!(store.samples(&parts, &Filter::default(), None, 100).unwrap().samples.len(), 10);
+        if whole {
+            assert_eq!(store.delete_dataset(&parts).unwrap().removed, 10);
+        } else {
+            let labelled = Filter { labels: vec!["gear wheel".into()], ..Filter::default() };
+            assert_eq!(store.delete_samples(&parts, &labelled).unwrap().removed, 1);
+            assert_sums_are_right(&folder, store, &parts, "hash of its id");
+        }
+        assert!(!any_file_contains(folder.path(), b"image 7"));
+    }
+}

@@ -98,3 +98,23 @@ fn an_embedding_by_a_further_backbone_keeps_to_the_quota_and_drops_no_sample() {
         assert_eq!((stats.samples, stats.bytes), (3, stored + room));
     }
 }
+
+#[test]
+fn embeddings_that_nobody_waits_for_share_their_commits() {
+    let (_folder, store, parts) = fresh();
+    add_all(&store, &parts, (0..50).map(sample));
+    let other = Digest::of(b"another backbone");
+    let embedding = NewEmbedding { backbone: other, values: vec![1.0; WIDTH] };
+    let before = store.stats().unwrap().commits;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    for found in store.samples_without_embedding(&parts, other, None, 100).unwrap() {
+        let sender = sender.clone();
+        let done = move |outcome| sender.send(outcome).unwrap();
+        store.put_embedding_then(&parts, &found.id, found.content, &embedding, done);
+    }
+    drop(sender);
+    let outcomes: Vec<_> = receiver.into_iter().collect();
+    assert!(outcomes.len() == 50 && outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert!(store.stats().unwrap().commits - before < 25);
+    assert!(store.samples_without_embedding(&parts, other, None, 100).unwrap().is_empty());
+}
