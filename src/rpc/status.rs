@@ -261,6 +261,7 @@ fn of_vision(error: &VisionError, picture: &str) -> Problem {
         }
         VisionError::FrameSize { .. } => refused_at(&format!("{picture}.raw.data"), "RAW_FRAME"),
         VisionError::Preprocessing { field, .. } => {
+        | VisionError::TooLong { .. }
             Problem::new(Code::InvalidArgument, "PREPROCESSING", error.to_string())
                 .at(&format!("preprocessing.{field}"))
         }
