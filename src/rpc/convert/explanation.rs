@@ -228,7 +228,7 @@ pub fn explanation(explained: &Explained, wanted: &ExplainOptions) -> graft::Exp
             ProtoBox { x0, y0, x1, y1 }
         }),
         peak: region.map(|region| {
-            let (x, y) = placement.to_picture(region.peak.0.into(), region.peak.1.into());
+            let (x, y) = placement.to_picture_within(region.peak.0.into(), region.peak.1.into());
             Point { x: x as f32, y: y as f32 }
         }),
         box_energy: region.map_or(0.0, |region| region.energy),
