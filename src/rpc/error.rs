@@ -23,6 +23,13 @@ pub enum RpcError {
     TooManyUploads(usize),
     /// The sender of an upload has been silent for this time.
     Silent(Duration),
+    /// The answer has more bytes than a message may have.
+    AnswerTooLarge {
+        /// Bytes of the answer.
+        bytes: usize,
+        /// The most bytes of a message.
+        limit: usize,
+    },
     /// Part of the wire contract that this version does not do yet.
     NotYet(&'static str),
 }
@@ -99,6 +106,7 @@ impl RpcError {
             | Self::Keeper(_)
             | Self::TooManyUploads(_)
             | Self::Silent(_)
+            | Self::AnswerTooLarge { .. }
             | Self::NotYet(_) => None,
         }
     }

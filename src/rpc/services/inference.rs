@@ -14,6 +14,7 @@ use crate::proto::graft::{
     EmbedRequest, EmbedResponse, PredictRequest, PredictResponse, PredictStreamRequest,
     PredictStreamResponse, StreamPolicy,
 };
+use crate::rpc::answer_size;
 use crate::rpc::convert::answer::{embed_response, predict_response};
 use crate::rpc::convert::explanation;
 use crate::rpc::convert::field::{Required, Within, check_length};
@@ -103,7 +104,13 @@ impl Inference {
                 Outcome::Failure(error.into())
             }
         };
-        PredictStreamResponse { correlation_id, result: Some(result), skipped }
+        let result = Some(result);
+        let mut item = PredictStreamResponse { correlation_id, result, skipped };
+        if let Err(error) = answer_size::check(&item, self.shared.maximum_message_bytes) {
+            self.shared.meter.failed();
+            item.result = Some(Outcome::Failure(error.into()));
+        }
+        item
     }
 }
 
@@ -114,9 +121,11 @@ impl InferenceService for Inference {
         request: Request<PredictRequest>,
     ) -> Result<Response<PredictResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let answer = self.answer(request.into_inner(), deadline).await;
-        let answer = answer.inspect_err(|_| self.shared.meter.failed())?;
-        Ok(Response::new(answer))
+        let answer = async {
+            let answer = self.answer(request.into_inner(), deadline).await?;
+            answer_size::check(&answer, self.shared.maximum_message_bytes).map(|()| answer)
+        };
+        Ok(Response::new(answer.await.inspect_err(|_| self.shared.meter.failed())?))
     }
 
     async fn predict_stream(
