@@ -5,9 +5,10 @@ mod common;
 use std::time::Duration;
 
 use common::daemon::{Daemon, photograph, reference};
+use graftd::client::messages::head_service_client::HeadServiceClient;
 use graftd::client::messages::{
-    AddSampleRequest, EmbedRequest, GetSampleRequest, Image, NewSample, PixelFormat, PredictRequest,
-    PredictStreamRequest, RawFrame, image, new_sample,
+    AddSampleRequest, EmbedRequest, ExportHeadVersionRequest, GetSampleRequest, Image, NewSample,
+    PixelFormat, PredictRequest, PredictStreamRequest, RawFrame, StreamPolicy, image, new_sample,
 };
 use graftd::client::{Client, ClientError, ErrorKind, Options, Picture};
 use graftd::rpc::ServerOptions;
@@ -218,6 +219,30 @@ async fn a_bad_item_answers_with_its_own_failure_and_the_stream_lives_on() {
     assert_eq!(outcomes["damaged"], Err("request.image".into()));
     assert_eq!(outcomes["empty"], Err("request".into()));
     assert_eq!(outcomes[&"x".repeat(201)], Err("correlation_id".into()));
+}
+
+#[tokio::test]
+async fn a_number_that_no_value_has_is_refused_and_never_taken_for_the_default() {
+    let daemon = Daemon::start().await;
+    let item = |policy| PredictStreamRequest {
+        request: Some(encoded(photograph())),
+        policy,
+        ..PredictStreamRequest::default()
+    };
+    let items = tokio_stream::iter([item(99), item(StreamPolicy::AnswerAll.into())]);
+    let mut answers = daemon.client().await.predict_stream(items).await.unwrap();
+    let mut fields = Vec::new();
+    while let Some(answer) = answers.next().await.unwrap() {
+        fields.push(answer.result.err().map_or_else(String::new, |error| error.field));
+    }
+    fields.sort();
+    assert_eq!(fields, ["", "policy"]);
+
+    let mut heads = HeadServiceClient::new(daemon.channel().await);
+    let request = ExportHeadVersionRequest { head: "trash@1".into(), format: 99 };
+    let status = heads.export_head_version(request).await.unwrap_err();
+    let error = ClientError::from(status);
+    assert_eq!((error.kind, error.field.as_str()), (ErrorKind::InvalidArgument, "format"));
 }
 
 #[tokio::test]

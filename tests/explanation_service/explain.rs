@@ -216,6 +216,7 @@ async fn what_cannot_be_explained_is_refused_with_the_field_at_fault() {
         (layer("nowhere"), ErrorKind::NotFound, "layers"),
         (by_input(layer("nowhere")), ErrorKind::InvalidArgument, "layers"),
         (by_input(signed), ErrorKind::InvalidArgument, "evidence"),
+        (ExplainOptions { method: 99, ..class("") }, ErrorKind::InvalidArgument, "method"),
     ];
     let mut stream = ExplanationServiceClient::new(daemon.channel().await);
     for (options, kind, field) in cases {
@@ -254,7 +255,6 @@ async fn what_cannot_be_explained_is_refused_with_the_field_at_fault() {
     assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
 }
 
-#[tokio::test]
 #[tokio::test]
 async fn an_answer_over_the_limit_fails_alone_and_names_the_key_that_raises_it() {
     let options = ServerOptions { maximum_message_bytes: 20_000, ..ServerOptions::default() };
@@ -309,6 +309,7 @@ async fn an_answer_over_the_limit_fails_alone_and_names_the_key_that_raises_it()
     assert_eq!(outcomes, ["", "MESSAGE_SIZE"]);
 }
 
+#[tokio::test]
 async fn true_boxes_alone_bring_the_pointing_game_and_curves_only_where_asked_for() {
     let daemon = Daemon::start().await;
     daemon.serve_too("brightness", load(&brightness(4.0, 16)).unwrap());

@@ -20,7 +20,7 @@ use crate::proto::graft::{
     ImportHeadVersionRequest, ImportHeadVersionResponse, ListHeadsRequest, ListHeadsResponse,
     RollbackHeadRequest, RollbackHeadResponse,
 };
-use crate::rpc::convert::field::{FieldError, Required, Within};
+use crate::rpc::convert::field::{FieldError, Required, Within, known};
 use crate::rpc::convert::job::{evaluation, optional_name};
 use crate::rpc::convert::sample::{filter, name};
 use crate::rpc::convert::{head, head_version};
@@ -161,7 +161,8 @@ impl HeadService for Heads {
         let request = request.into_inner();
         let file = blocking(move || {
             let (name, version) = head_version::reference("head", &request.head)?;
-            if request.format() == wire::HeadFormat::Onnx {
+            let format: wire::HeadFormat = known("format", request.format)?;
+            if format == wire::HeadFormat::Onnx {
                 return Ok(bytes::Bytes::from(learning.export_onnx(&name, version)?));
             }
             let Some(version) = version.or(learning.store().head(&name)?.active) else {

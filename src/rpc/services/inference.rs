@@ -17,7 +17,7 @@ use crate::proto::graft::{
 use crate::rpc::answer_size;
 use crate::rpc::convert::answer::{embed_response, predict_response};
 use crate::rpc::convert::explanation;
-use crate::rpc::convert::field::{Required, Within, check_length};
+use crate::rpc::convert::field::{Required, Within, check_length, known};
 use crate::rpc::convert::request::{Embed, Predict};
 use crate::rpc::deadline;
 use crate::rpc::error::RpcError;
@@ -91,9 +91,11 @@ impl Inference {
         skipped: u64,
         deadline: Option<Instant>,
     ) -> PredictStreamResponse {
-        let PredictStreamRequest { correlation_id, request, .. } = item;
+        let PredictStreamRequest { correlation_id, request, policy } = item;
         let answer = async {
             check_length("correlation_id", &correlation_id, MAXIMUM_CORRELATION_ID)?;
+            // Which policy is the stream's was decided by its first item.
+            known::<StreamPolicy>("policy", policy)?;
             let request = request.required("request")?;
             self.answer(request, deadline).await.map_err(|error| error.within("request"))
         };

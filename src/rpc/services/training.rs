@@ -17,7 +17,7 @@ use crate::proto::graft::{
     ListJobsResponse, StartTrainingRequest, StartTrainingResponse, WatchJobRequest,
     WatchJobResponse,
 };
-use crate::rpc::convert::field::{FieldError, Within, ranged};
+use crate::rpc::convert::field::{FieldError, Within, known, ranged};
 use crate::rpc::convert::job::{self as convert, job_id, optional_name};
 use crate::rpc::convert::sample::name;
 use crate::rpc::error::RpcError;
@@ -96,10 +96,9 @@ fn list(learning: &Learning, request: &ListJobsRequest) -> Result<ListJobsRespon
         "" => None,
         token => Some(job_id("page_token", token)?),
     };
-    let unknown = |field| FieldError::new(field, "is no value that this daemon knows");
     let wanted = Wanted {
-        state: request.state.try_into().map_err(|_| unknown("state"))?,
-        kind: request.kind.try_into().map_err(|_| unknown("kind"))?,
+        state: known("state", request.state)?,
+        kind: known("kind", request.kind)?,
         head: request.head.clone(),
     };
     let mut jobs = Vec::new();
