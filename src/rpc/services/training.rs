@@ -14,8 +14,8 @@ use crate::proto::graft as wire;
 use crate::proto::graft::training_service_server::TrainingService;
 use crate::proto::graft::{
     CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, ListJobsRequest,
-    ListJobsResponse, StartTrainingRequest, StartTrainingResponse, WatchJobRequest,
-    WatchJobResponse,
+    ListJobsResponse, StartFineTuningRequest, StartFineTuningResponse, StartTrainingRequest,
+    StartTrainingResponse, WatchJobRequest, WatchJobResponse,
 };
 use crate::rpc::convert::field::{FieldError, Within, known, ranged};
 use crate::rpc::convert::job::{self as convert, job_id, optional_name};
@@ -170,6 +170,13 @@ impl TrainingService for Training {
             Ok(convert::job(job))
         });
         Ok(Response::new(StartTrainingResponse { job: Some(job.await?) }))
+    }
+
+    async fn start_fine_tuning(
+        &self,
+        _: Request<StartFineTuningRequest>,
+    ) -> Result<Response<StartFineTuningResponse>, Status> {
+        Err(RpcError::NotYet("fine-tune backbones").into())
     }
 
     async fn get_job(
