@@ -12,6 +12,7 @@ use prost_types::FileDescriptorSet;
 use tokio_stream::StreamExt;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_reflection::pb::{v1, v1alpha};
+use tonic_types::StatusExt;
 
 /// Service and method names of `proto/`.
 fn contract() -> Vec<(String, Vec<String>)> {
@@ -83,6 +84,9 @@ async fn every_method_of_the_contract_is_served() {
                 assert_ne!(status.message(), "", "{service}/{method} is not routed: {status}");
                 assert_ne!(status.code() as i32, 13, "{service}/{method}: {status}");
                 if status.code() as i32 == 12 {
+                    let details = status.get_error_details();
+                    let reason = details.error_info().map(|info| info.reason.as_str());
+                    assert_eq!(reason, Some("NOT_YET"), "{service}/{method}: {status}");
                     unimplemented.push(format!("{service}/{method}"));
                 }
             }

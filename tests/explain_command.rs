@@ -347,6 +347,20 @@ fn a_contact_sheet_holds_twelve_small_pictures_of_a_class_however_many_and_large
 }
 
 #[test]
+fn audit_takes_photographs_on_both_sides_of_a_sub_folder_for_one_class() {
+    let state = state();
+    let folder = state.path().join("bee");
+    std::fs::create_dir_all(folder.join("ant")).unwrap();
+    for picture in ["a.jpg", "ant/1.jpg", "ant/2.jpg", "z.jpg"] {
+        std::fs::copy(reference("pixels/baseline.jpg"), folder.join(picture)).unwrap();
+    }
+    let output = graftd(state.path(), &["audit", folder.to_str().unwrap(), "--json"]);
+    let of = |object: &Value| serde_json::json!([object["class"], object["images"]]);
+    let found: Vec<Value> = objects(&output).iter().map(of).collect();
+    assert_eq!(found, ["ant", "bee"].map(|class| serde_json::json!([class, 2])));
+}
+
+#[test]
 fn audit_tells_how_many_were_explained_as_the_most_probable_class_for_want_of_their_own() {
     let state = state();
     let folder = state.path().join("unicorn");

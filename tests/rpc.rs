@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use common::daemon::{Daemon, photograph, reference};
 use graftd::base::name::Name;
+use graftd::client::messages::head_service_client::HeadServiceClient;
 use graftd::client::messages::{
-    EmbedRequest, Image, PixelFormat, PredictRequest, PredictStreamRequest, RawFrame, image,
+    AddSampleRequest, EmbedRequest, ExportHeadVersionRequest, GetSampleRequest, Image, NewSample,
+    PixelFormat, PredictRequest, PredictStreamRequest, RawFrame, StreamPolicy, image, new_sample,
 };
 use graftd::client::{Client, ClientError, ErrorKind, Options, Picture};
 use graftd::engine::{EngineError, HeadHandle, HeadSource, HeadVersions, LiveHead};
 use graftd::rpc::ServerOptions;
+use prost::Message;
 use tokio_stream::StreamExt;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -219,6 +222,57 @@ async fn a_bad_item_answers_with_its_own_failure_and_the_stream_lives_on() {
     assert_eq!(outcomes["damaged"], Err("request.image".into()));
     assert_eq!(outcomes["empty"], Err("request".into()));
     assert_eq!(outcomes[&"x".repeat(201)], Err("correlation_id".into()));
+}
+
+#[tokio::test]
+async fn a_number_that_no_value_has_is_refused_and_never_taken_for_the_default() {
+    let daemon = Daemon::start().await;
+    let item = |policy| PredictStreamRequest {
+        request: Some(encoded(photograph())),
+        policy,
+        ..PredictStreamRequest::default()
+    };
+    let items = tokio_stream::iter([item(99), item(StreamPolicy::AnswerAll.into())]);
+    let mut answers = daemon.client().await.predict_stream(items).await.unwrap();
+    let mut fields = Vec::new();
+    while let Some(answer) = answers.next().await.unwrap() {
+        fields.push(answer.result.err().map_or_else(String::new, |error| error.field));
+    }
+    fields.sort();
+    assert_eq!(fields, ["", "policy"]);
+
+    let mut heads = HeadServiceClient::new(daemon.channel().await);
+    let request = ExportHeadVersionRequest { head: "trash@1".into(), format: 99 };
+    let status = heads.export_head_version(request).await.unwrap_err();
+    let error = ClientError::from(status);
+    assert_eq!((error.kind, error.field.as_str()), (ErrorKind::InvalidArgument, "format"));
+}
+
+#[tokio::test]
+async fn a_sample_that_comes_back_larger_than_a_message_may_be_names_the_key() {
+    let sample = NewSample {
+        dataset: "spots".into(),
+        id: "1".into(),
+        labels: vec!["ant".into()],
+        content: Some(new_sample::Content::Image(encoded(photograph()).image.unwrap())),
+        ..NewSample::default()
+    };
+    let request = AddSampleRequest { sample: Some(sample.clone()) };
+    let maximum_message_bytes = request.encoded_len();
+    let options = ServerOptions { maximum_message_bytes, ..ServerOptions::default() };
+    let daemon = Daemon::start_with(options).await;
+    let client = daemon.client().await;
+    client.add_sample(sample).await.unwrap();
+    let request = |include_image| GetSampleRequest {
+        dataset: "spots".into(),
+        id: "1".into(),
+        include_image,
+        include_embedding: "logits".into(),
+    };
+    client.get_sample(request(false)).await.unwrap();
+    let error = client.get_sample(request(true)).await.unwrap_err();
+    assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::ResourceExhausted, "MESSAGE_SIZE"));
+    assert!(error.message.contains("server.max_message_mib"), "{error}");
 }
 
 #[tokio::test]

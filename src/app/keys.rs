@@ -100,7 +100,8 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Integer(1, 1000),
         default: "50",
         about: "Largest picture, in millions of pixels, checked before a pixel is decoded. A worker \
-                takes up to 6 MB for each; a progressive JPEG may have half as many.",
+                takes up to 6 MB for each of a JPEG, 8 MB of another kind and 12 MB of an animated \
+                WebP; a progressive JPEG may have half as many.",
     },
     Key {
         path: "backbones.default",

@@ -58,13 +58,17 @@ pub(crate) struct Audit {
 impl Audit {
     /// Runs the command.
     pub(crate) fn run(&self, global: &Global) -> Result<Outcome, CliError> {
-        let images = terminal::pictures_of_folder(&self.folder)?;
+        let mut images = terminal::pictures_of_folder(&self.folder)?;
+        // A folder may hold photographs on both sides of a sub-folder's.
+        images.sort_by_cached_key(|image| self.class_of(image));
         let known = self.boxes.as_deref().map(boxes::read).transpose()?.unwrap_or_default();
         let engine = Arc::new(self.answering.engine(global, workers())?);
         // The findings have names, which need not be paths.
         let named = |image: &PathBuf| (image.to_string_lossy().into_owned(), image.clone());
         let paths: HashMap<String, PathBuf> = images.iter().map(named).collect();
-        let mut findings = Findings::default();
+        // One class at a time: what is done with has its maps behind it.
+        let (mut findings, mut classes) = (Findings::default(), Vec::new());
+        let mut of = String::new();
         let mut outcome = Outcome::Complete;
         let options = self.choice.options();
         let labels = engine.registry().snapshot().resolve(&Target::Default)?.labels();
@@ -80,9 +84,13 @@ impl Audit {
         };
         let mut fell_back: BTreeMap<String, usize> = BTreeMap::new();
         run_all(&engine, images, with_class, |image, explained| {
+            let class = self.class_of(image);
+            if class != of {
+                classes.append(&mut finished(std::mem::take(&mut findings)));
+                of.clone_from(&class);
+            }
             match explained {
                 Ok(explained) => {
-                    let class = self.class_of(image);
                     if options.request.class == ClassSpec::Top && !judge.knows(&class) {
                         *fell_back.entry(class.clone()).or_default() += 1;
                     }
@@ -96,7 +104,7 @@ impl Audit {
             }
             Ok(())
         })?;
-        let classes = findings.finish();
+        classes.append(&mut finished(findings));
         for class in &classes {
             self.print(class, fell_back.get(&class.class).copied().unwrap_or(0));
         }
@@ -127,7 +135,7 @@ impl Audit {
         outcome: &mut Outcome,
     ) -> Result<Section, CliError> {
         let outside = class.outside_energy.map(|share| format!(", outside the boxes {share:.2}"));
-        let shown = &class.deviations[..class.deviations.len().min(TILES)];
+        let shown = &class.deviations;
         let images = shown.iter().filter_map(|found| paths.get(&found.image).cloned()).collect();
         let mut correlations = shown.iter().map(|deviation| deviation.correlation);
         let mut tiles = Vec::with_capacity(shown.len());
@@ -204,6 +212,13 @@ impl Audit {
             worst.join(", ")
         ));
     }
+}
+
+/// What was found of the class looked at, with no more deviations than are shown.
+fn finished(findings: Findings) -> Vec<ClassAudit> {
+    let mut classes = findings.finish();
+    classes.iter_mut().for_each(|class| class.deviations.truncate(TILES));
+    classes
 }
 
 fn look(image: &Path, explained: &Explained, boxes: &[BoundingBox]) -> Result<Look, CliError> {

@@ -26,7 +26,8 @@ pub struct Overlay {
     pub colors: ColorMap,
     /// The map's share of the colour, 0 to 1.
     pub strength: f32,
-    /// Pixels of the longer side at most; `None` for the photograph's own size.
+    /// Pixels of the longer side at most; `None` for the photograph's own size, or the longest side
+    /// that the format can have.
     pub longest_side: Option<u32>,
 }
 
@@ -81,7 +82,8 @@ impl Overlay {
         cancel: &Cancel,
     ) -> Result<Bytes, EngineError> {
         cancel.checkpoint()?;
-        let picture = picture.at_most(self.longest_side.unwrap_or(u32::MAX))?;
+        let most = self.longest_side.unwrap_or(u32::MAX).min(self.format.longest_side());
+        let picture = picture.at_most(most)?;
         let placement = placement.resampled(picture.width, picture.height);
         let values = map.drawn();
         let heat = HeatMap::new(map.height, map.width, &values)?;
@@ -115,7 +117,9 @@ mod tests {
 
     use super::*;
     use crate::explain::Scaling;
-    use crate::vision::{DEFAULT_STRENGTH, Preprocessing, Preset, TensorLayout, preprocess};
+    use crate::vision::{
+        DEFAULT_STRENGTH, Limits, Preprocessing, Preset, TensorLayout, decode, preprocess,
+    };
 
     const JPEG: Overlay = Overlay {
         format: ImageFormat::Jpeg { quality: 90 },
@@ -127,6 +131,22 @@ mod tests {
     fn picture(width: u32, height: u32) -> Picture {
         let count = 3 * width as usize * height as usize;
         Picture::new(width, height, (0..count).map(|at| (at % 253) as u8).collect()).unwrap()
+    }
+
+    #[test]
+    fn a_photograph_longer_than_a_jpeg_can_be_is_drawn_as_long_as_one_can() {
+        let picture = picture(70_000, 8);
+        let preprocessing = Preprocessing::preset(Preset::Unit, 16);
+        let mut input = vec![0.0; preprocessing.tensor_len()];
+        let placement =
+            preprocess(&picture, &preprocessing, TensorLayout::Nchw, &mut input).unwrap();
+        let map = Map::new((1, 1), vec![1.0], Evidence::For, Scaling::Maximum).unwrap();
+        let png = Overlay { format: ImageFormat::Png, ..JPEG };
+        for (how, expected) in [(JPEG, (65_535, 7)), (png, (70_000, 8))] {
+            let file = how.draw(&picture, &map, &placement, &Cancel::default()).unwrap();
+            let drawn = decode(&file, &Limits::default()).unwrap();
+            assert_eq!((drawn.width, drawn.height), expected);
+        }
     }
 
     #[test]

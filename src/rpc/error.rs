@@ -25,6 +25,13 @@ pub enum RpcError {
     Silent(Duration),
     /// The sender of an upload brings fewer bytes a second than these.
     Slow(u32),
+    /// The answer has more bytes than a message may have.
+    AnswerTooLarge {
+        /// Bytes of the answer.
+        bytes: usize,
+        /// The most bytes of a message.
+        limit: usize,
+    },
     /// Part of the wire contract that this version does not do yet.
     NotYet(&'static str),
 }
@@ -102,6 +109,7 @@ impl RpcError {
             | Self::TooManyUploads(..)
             | Self::Silent(_)
             | Self::Slow(_)
+            | Self::AnswerTooLarge { .. }
             | Self::NotYet(_) => None,
         }
     }

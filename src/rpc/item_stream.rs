@@ -42,9 +42,10 @@ pub struct Limits {
     pub room: Room,
 }
 
-/// Bytes that the items of all streams hold together. While they hold more, a stream reads no
-/// further item before it has answered all that it has read: so there are at most these, and one
-/// message a stream. Clones count together.
+/// Bytes that the items of all streams hold together. While they hold more, a stream that answers all
+/// reads no further item before it has answered what it has read: so there are at most these, and one
+/// message a stream. A stream that answers only the latest always reads: beyond these bytes it holds
+/// two messages, the one being answered and the latest waiting. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Room(Arc<Held>);
 

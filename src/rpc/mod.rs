@@ -4,6 +4,7 @@
 //! back; whatever fails is an `error` and becomes a status in `status`, in one place. `open_inference`
 //! is the same for the Open Inference Protocol.
 
+mod answer_size;
 mod calls;
 mod convert;
 mod deadline;

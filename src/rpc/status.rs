@@ -30,6 +30,8 @@ const RETRY_JOB_AFTER: Duration = Duration::from_secs(10);
 
 /// The configuration key of the largest message.
 const LIMIT_KEY: &str = "server.max_message_mib";
+/// The reason where one is larger. No time to try again goes with it: waiting does not help.
+const MESSAGE_SIZE: &str = "MESSAGE_SIZE";
 
 /// All that is told to the caller.
 struct Problem {
@@ -94,6 +96,14 @@ impl From<RpcError> for Problem {
                      faster connection"
                 );
                 Self::new(Code::DeadlineExceeded, "SLOW", message)
+            }
+            RpcError::AnswerTooLarge { bytes, limit } => {
+                let message = format!(
+                    "the answer has {bytes} bytes, more than {limit}: ask for less, such as an overlay \
+                     with a smaller longest_side and no photograph_map, or raise the configuration \
+                     key {LIMIT_KEY}"
+                );
+                Self::new(Code::ResourceExhausted, MESSAGE_SIZE, message)
             }
             RpcError::NotYet(what) => {
                 let message = format!("this version of graftd does not {what} yet");
@@ -260,6 +270,7 @@ fn of_vision(error: &VisionError, picture: &str) -> Problem {
         }
         VisionError::TooManyBytes { .. }
         | VisionError::TooManyPixels { .. }
+        | VisionError::TooLong { .. }
         | VisionError::TooMuchMemory { .. }
         | VisionError::NoPixels { .. } => refused("IMAGE_SIZE"),
         VisionError::Truncated { .. }
@@ -408,7 +419,7 @@ pub fn name_the_limit(tonics: &Status, limit: usize) -> Option<Status> {
          key {LIMIT_KEY}"
     );
     let mut details = ErrorDetails::new();
-    details.set_error_info("MESSAGE_SIZE", DOMAIN, HashMap::new());
+    details.set_error_info(MESSAGE_SIZE, DOMAIN, HashMap::new());
     Some(Status::with_error_details(Code::ResourceExhausted, message, details))
 }
 

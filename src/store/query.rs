@@ -76,6 +76,14 @@ impl Store {
         })
     }
 
+    /// The sample in the row with this key; none where it was deleted since.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if the row is not as it was written.
+    pub fn sample_with_key(&self, key: SampleKey) -> Result<Option<Sample>> {
+        self.read(|connection| by_key(connection, key))
+    }
+
     /// Up to `limit` samples that meet the filter and come after `after`; damaged rows are left out.
     ///
     /// # Errors

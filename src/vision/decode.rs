@@ -19,7 +19,8 @@ use super::{Limits, Picture, VisionError, guard, jpeg};
 /// of Pillow, every one.
 ///
 /// Limits are checked on the size in the header before any pixel is allocated, and a decoder's
-/// panic is caught. A file that is cut off is an error, never a picture with invented pixels.
+/// panic is caught. What decoding takes beside is told at [`Limits::pixels`]. A file that is cut off is
+/// an error, never a picture with invented pixels.
 ///
 /// # Errors
 /// See [`VisionError`]; all are the sender's to mend.
@@ -97,7 +98,8 @@ fn open<'a>(
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut allocation = image::Limits::no_limits();
-    // Room for the largest picture with four channels, or half of it with 16 bits each.
+    // Room for the largest picture with four channels, or half of it with 16 bits each; a GIF's frame
+    // has the same beside it. What is made of either, three channels of 8 bits, comes on top.
     allocation.max_alloc = Some(limits.pixels.saturating_mul(4).saturating_add(1 << 20));
     reader.limits(allocation);
     let decoder = reader.into_decoder().map_err(|error| describe(name, error))?;

@@ -19,11 +19,21 @@ pub enum ImageFormat {
     },
 }
 
+impl ImageFormat {
+    /// Pixels of the longer side of a file at most.
+    pub fn longest_side(self) -> u32 {
+        match self {
+            Self::Png => i32::MAX.unsigned_abs(),
+            Self::Jpeg { .. } => u16::MAX.into(),
+        }
+    }
+}
+
 /// The bytes of a PNG or JPEG file.
 ///
 /// # Errors
-/// If the picture contradicts itself, or is too large for the format (a JPEG has sides up to
-/// 65,535).
+/// If the picture contradicts itself, or is too large for the format: see
+/// [`ImageFormat::longest_side`].
 pub fn encode(picture: &Picture, format: ImageFormat) -> Result<Vec<u8>, VisionError> {
     picture.check()?;
     let Picture { width, height, pixels } = picture;

@@ -32,6 +32,16 @@ pub enum VisionError {
         /// The limit that their product exceeds.
         limit: u64,
     },
+    /// So long and thin that what is computed along its longer side would take more than its pixels.
+    #[error("the image is {width} x {height}: no side may have more than {limit} pixels")]
+    TooLong {
+        /// Width that the header declares.
+        width: u32,
+        /// Height that the header declares.
+        height: u32,
+        /// The most pixels of a side.
+        limit: u32,
+    },
     /// A kind that takes more memory a pixel than most, and has too many pixels for that.
     #[error(
         "decoding the {format} image takes {needed} bytes, more than the limit of {limit}: send it as \

@@ -267,6 +267,10 @@ mod tests {
             picture(PixelFormat::Gray8, (u32::MAX, u32::MAX), u32::MAX, &[0; 1]),
             Err(VisionError::TooManyPixels { .. })
         ));
+        assert!(matches!(
+            picture(PixelFormat::Gray8, (1, (1 << 20) + 1), 0, &[0; 1]),
+            Err(VisionError::TooLong { .. })
+        ));
     }
 
     proptest::proptest! {

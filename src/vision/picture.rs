@@ -59,15 +59,21 @@ impl std::fmt::Debug for Picture {
     }
 }
 
+/// Pixels of the longer side of a picture at most. Weights and taps along a side take up to 40 bytes
+/// for each of its pixels: of a picture one pixel wide more than the picture itself.
+const LONGEST_SIDE: u32 = 1 << 20;
+
 /// What is refused before a pixel is allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most bytes of an encoded image or raw frame. Default 32 MiB, the default message limit.
     pub bytes: u64,
     /// Most pixels, width times height. Default 50 million: above every camera that is sold for
-    /// these devices except binned 64-megapixel ones, and 150 MB once decoded. Decoding takes up to
-    /// twice that: kinds that need more a pixel, such as a progressive JPEG, which keeps all its
-    /// coefficients, are refused at fewer pixels.
+    /// these devices except binned 64-megapixel ones, and 150 MB once decoded. Decoding a JPEG takes
+    /// up to twice that: kinds that need more a pixel, such as a progressive one, which keeps all its
+    /// coefficients, are refused at fewer pixels. Other files take up to 8 bytes a pixel (four
+    /// channels and what they are made of or into), an animated WebP 12: its canvas, its first frame
+    /// and a copy.
     pub pixels: u64,
 }
 
@@ -103,6 +109,9 @@ impl Limits {
         }
         if u64::from(width) * u64::from(height) > self.pixels {
             return Err(VisionError::TooManyPixels { width, height, limit: self.pixels });
+        }
+        if width.max(height) > LONGEST_SIDE {
+            return Err(VisionError::TooLong { width, height, limit: LONGEST_SIDE });
         }
         Ok(())
     }

@@ -56,17 +56,17 @@ impl Placement {
         ((x - self.origin[0]) / self.scale[0], (y - self.origin[1]) / self.scale[1])
     }
 
+    /// The same, but where it would lie outside the nearest point on the photograph's border.
+    pub fn to_picture_within(&self, x: f64, y: f64) -> (f64, f64) {
+        let (x, y) = self.to_picture(x, y);
+        (x.clamp(0.0, self.picture[0].into()), y.clamp(0.0, self.picture[1].into()))
+    }
+
     /// A box of the input on the photograph, cut off at its borders.
     pub fn box_to_picture(&self, input: BoundingBox) -> BoundingBox {
-        let (width, height) = (f64::from(self.picture[0]), f64::from(self.picture[1]));
-        let (x0, y0) = self.to_picture(f64::from(input.x0), f64::from(input.y0));
-        let (x1, y1) = self.to_picture(f64::from(input.x1), f64::from(input.y1));
-        BoundingBox {
-            x0: x0.clamp(0.0, width) as f32,
-            y0: y0.clamp(0.0, height) as f32,
-            x1: x1.clamp(0.0, width) as f32,
-            y1: y1.clamp(0.0, height) as f32,
-        }
+        let (x0, y0) = self.to_picture_within(input.x0.into(), input.y0.into());
+        let (x1, y1) = self.to_picture_within(input.x1.into(), input.y1.into());
+        BoundingBox { x0: x0 as f32, y0: y0 as f32, x1: x1 as f32, y1: y1 as f32 }
     }
 
     /// A box of the photograph on the input, cut off at its borders; empty where cropped away.
@@ -168,6 +168,14 @@ mod tests {
         let seen = placement(ResizePolicy::Crop, 640, 480, 224).visible();
         assert_eq!((seen.y0, seen.y1), (30.0, 450.0));
         assert!(seen.x0 > 100.0 && seen.x1 < 540.0);
+    }
+
+    #[test]
+    fn a_point_in_the_padding_comes_to_the_nearest_border_of_the_photograph() {
+        let padded = placement(ResizePolicy::Pad, 100, 400, 224);
+        assert!(padded.to_picture(16.0, 112.0).0 < -120.0);
+        let found = [16.0, 112.0, 208.0].map(|x| padded.to_picture_within(x, 112.0));
+        assert_eq!(found, [(0.0, 200.0), (50.0, 200.0), (100.0, 200.0)]);
     }
 
     proptest::proptest! {

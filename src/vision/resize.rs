@@ -85,7 +85,8 @@ impl Geometry {
 #[derive(Default)]
 pub(super) struct Resampler {
     resizer: Resizer,
-    narrowed: Vec<u8>,
+    /// After the first of the two axes.
+    halfway: Vec<u8>,
     resized: Vec<u8>,
 }
 
@@ -95,7 +96,10 @@ impl Resampler {
     ///
     /// The two axes are separate calls because the values between them are rounded to bytes, so
     /// their order shows in the result: Pillow works along the rows first where both axes shrink
-    /// alike, the resampler by itself along the columns. Small networks feel the difference.
+    /// alike, the resampler by itself along the columns. Small networks feel the difference. So rows
+    /// go first unless what lies between would be larger than the photograph and the result: of a
+    /// thin photograph that is widened it may have hundreds of times their bytes. Columns first, it
+    /// is smaller than the result then.
     pub fn resample(
         &mut self,
         picture: &Picture,
@@ -103,25 +107,34 @@ impl Resampler {
     ) -> Result<&[u8], VisionError> {
         let [left, top, window_width, window_height] = geometry.source;
         let Target { width, height, .. } = geometry.target;
-        // All rows that the second call's taps can reach: a bilinear filter spans one resampled
-        // pixel on either side.
-        let reach = (window_height / f64::from(height)).max(1.0);
-        let first = (top - reach).floor().max(0.0);
-        let last = (top + window_height + reach).ceil().min(f64::from(picture.height));
-        let rows = (last - first) as u32;
+        let (first_row, rows) = reached(top, window_height, height, picture.height);
+        let (first_column, columns) = reached(left, window_width, width, picture.width);
+        let area = |width: u32, height: u32| u64::from(width) * u64::from(height);
+        let most = area(picture.width, picture.height).max(area(width, height));
+        let (between, first, second) = if area(width, rows) <= most {
+            (
+                (width, rows),
+                [left, first_row, window_width, f64::from(rows)],
+                [0.0, top - first_row, f64::from(width), window_height],
+            )
+        } else {
+            (
+                (columns, height),
+                [first_column, top, f64::from(columns), window_height],
+                [left - first_column, 0.0, window_width, f64::from(height)],
+            )
+        };
 
         let source = (picture.width, picture.height, picture.pixels.as_slice());
-        let window = [left, first, window_width, f64::from(rows)];
-        pass(&mut self.resizer, source, window, &mut self.narrowed, (width, rows))?;
-        let source = (width, rows, self.narrowed.as_slice());
-        let window = [0.0, top - first, f64::from(width), window_height];
-        pass(&mut self.resizer, source, window, &mut self.resized, (width, height))?;
+        pass(&mut self.resizer, source, first, &mut self.halfway, between)?;
+        let source = (between.0, between.1, self.halfway.as_slice());
+        pass(&mut self.resizer, source, second, &mut self.resized, (width, height))?;
 
         if self.resizer.size_of_internal_buffers() > KEPT_BUFFER_BYTES {
             self.resizer.reset_internal_buffers();
         }
-        if self.narrowed.len() > KEPT_BUFFER_BYTES {
-            self.narrowed = Vec::new();
+        if self.halfway.len() > KEPT_BUFFER_BYTES {
+            self.halfway = Vec::new();
         }
         Ok(&self.resized)
     }
@@ -148,6 +161,16 @@ impl Picture {
         let pixels = Resampler::default().resample(self, &geometry)?.to_vec();
         Picture::new(width, height, pixels).map(Cow::Owned)
     }
+}
+
+/// The first of the lines of an axis, and their number, that the taps of its call can reach where
+/// `window` of its `length` lines from `start` on becomes `target` lines: a bilinear filter spans one
+/// resampled pixel on either side.
+fn reached(start: f64, window: f64, target: u32, length: u32) -> (f64, u32) {
+    let reach = (window / f64::from(target)).max(1.0);
+    let first = (start - reach).floor().max(0.0);
+    let last = (start + window + reach).ceil().min(f64::from(length));
+    (first, (last - first) as u32)
 }
 
 /// Resamples a window (left, top, width, height) of RGB pixels to all of `out`.
@@ -198,6 +221,29 @@ mod tests {
         assert!(matches!(picture.at_most(400).unwrap(), Cow::Borrowed(_)));
         let thin = Picture::new(1, 1000, vec![7; 3000]).unwrap();
         assert_eq!(thin.at_most(10).unwrap().width, 1);
+    }
+
+    #[test]
+    fn a_thin_photograph_that_is_widened_takes_no_more_between_the_axes_than_at_both_ends() {
+        let (length, size) = (10_000, 224);
+        let grey = |at: u32, of: u32| [(255 * at / of) as u8; 3];
+        let pixels: Vec<u8> = (0..length).flat_map(|at| grey(at, length)).collect();
+        for (width, height) in [(1, length), (length, 1)] {
+            let picture = Picture::new(width, height, pixels.clone()).unwrap();
+            let geometry = Geometry::new(ResizePolicy::Squash, width, height, size);
+            let mut resampler = Resampler::default();
+            let resized = resampler.resample(&picture, &geometry).unwrap().to_vec();
+            let both_ends = 3 * length.max(size * size) as usize;
+            assert!(resampler.halfway.len() <= both_ends, "{} bytes", resampler.halfway.len());
+            for (at, pixel) in resized.as_chunks::<3>().0.iter().enumerate() {
+                let along = at as u32 / if width == 1 { size } else { 1 } % size;
+                let [expected, ..] = grey(2 * along + 1, 2 * size);
+                assert!(
+                    pixel.iter().all(|value| value.abs_diff(expected) <= 1),
+                    "{along}: {pixel:?}"
+                );
+            }
+        }
     }
 
     #[test]

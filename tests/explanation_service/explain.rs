@@ -15,6 +15,7 @@ use graftd::client::messages::{
 };
 use graftd::client::{ErrorKind, Picture};
 use graftd::engine::{self, Beside, Drawing, Overlay, Snapshot, Subject, Target};
+use graftd::rpc::ServerOptions;
 use graftd::vision::{self, ColorMap, ImageFormat, Limits, decode};
 use tokio_stream::StreamExt;
 
@@ -215,6 +216,7 @@ async fn what_cannot_be_explained_is_refused_with_the_field_at_fault() {
         (layer("nowhere"), ErrorKind::NotFound, "layers"),
         (by_input(layer("nowhere")), ErrorKind::InvalidArgument, "layers"),
         (by_input(signed), ErrorKind::InvalidArgument, "evidence"),
+        (ExplainOptions { method: 99, ..class("") }, ErrorKind::InvalidArgument, "method"),
     ];
     let mut stream = ExplanationServiceClient::new(daemon.channel().await);
     for (options, kind, field) in cases {
@@ -251,6 +253,60 @@ async fn what_cannot_be_explained_is_refused_with_the_field_at_fault() {
     let headless = ExplainRequest { backbone: "features".into(), ..explain(class("")) };
     let error = client.explain(headless).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::FailedPrecondition, "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_over_the_limit_fails_alone_and_names_the_key_that_raises_it() {
+    let options = ServerOptions { maximum_message_bytes: 20_000, ..ServerOptions::default() };
+    let daemon = Daemon::start_with(options).await;
+    let client = daemon.client().await;
+    let picture = vision::Picture::new(200, 150, vec![90; 200 * 150 * 3]).unwrap();
+    let png = vision::encode(&picture, ImageFormat::Png).unwrap();
+    let whole = ExplainOptions { photograph_map: true, ..ExplainOptions::default() };
+    let explain = |options: &ExplainOptions| ExplainRequest {
+        options: Some(options.clone()),
+        ..ExplainRequest::from(Picture::from_bytes(png.clone()))
+    };
+    let beside = |options: &ExplainOptions| PredictRequest {
+        explain: Some(options.clone()),
+        ..PredictRequest::from(Picture::from_bytes(png.clone()))
+    };
+    let one_by_itself = client.explain(explain(&whole)).await.unwrap_err();
+    let beside_its_prediction = client.predict(beside(&whole)).await.unwrap_err();
+    for error in [one_by_itself, beside_its_prediction] {
+        let found = (error.kind, error.reason.as_str(), error.retry_after);
+        assert_eq!(found, (ErrorKind::ResourceExhausted, "MESSAGE_SIZE", None));
+        for word in ["server.max_message_mib", "photograph_map", "longest_side"] {
+            assert!(error.message.contains(word), "{error}");
+        }
+    }
+    let items = [whole, ExplainOptions::default()];
+    let explained = items.clone().map(|options| ExplainStreamRequest {
+        request: Some(explain(&options)),
+        ..ExplainStreamRequest::default()
+    });
+    let mut stream = ExplanationServiceClient::new(daemon.channel().await);
+    let answers = stream.explain_stream(tokio_stream::iter(explained)).await.unwrap();
+    let mut outcomes = Vec::new();
+    for answer in answers.into_inner().collect::<Vec<_>>().await {
+        outcomes.push(match answer.unwrap().result.unwrap() {
+            Outcome::Response(_) => String::new(),
+            Outcome::Failure(failure) => failure.reason,
+        });
+    }
+    outcomes.sort();
+    assert_eq!(outcomes, ["", "MESSAGE_SIZE"]);
+    let predicted = items.map(|options| PredictStreamRequest {
+        request: Some(beside(&options)),
+        ..PredictStreamRequest::default()
+    });
+    let mut answers = client.predict_stream(tokio_stream::iter(predicted)).await.unwrap();
+    let mut outcomes = Vec::new();
+    while let Some(answer) = answers.next().await.unwrap() {
+        outcomes.push(answer.result.err().map_or_else(String::new, |error| error.reason));
+    }
+    outcomes.sort();
+    assert_eq!(outcomes, ["", "MESSAGE_SIZE"]);
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ impl Shown<'_> {
             object["against"] = json!({ "index": index, "label": labels.1 });
         }
         if let Some(region) = explanation.region {
-            let (x, y) = placement.to_picture(region.peak.0.into(), region.peak.1.into());
+            let (x, y) = placement.to_picture_within(region.peak.0.into(), region.peak.1.into());
             object["peak"] = json!([x, y]);
             object["box_energy"] = json!(region.energy);
         }

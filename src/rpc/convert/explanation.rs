@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::answer::{self, novelty};
-use super::field::{FieldError, Within, check_length, ranged};
+use super::field::{FieldError, Within, check_length, known, ranged};
 use super::head;
 use crate::engine::{Drawing, ExplainOptions, Explained, Overlay};
 use crate::explain::{Evidence, Explanation, Method, Request, Scaling, ScoreKind, SmoothGrad};
@@ -35,18 +35,18 @@ impl TryFrom<graft::ExplainOptions> for ExplainOptions {
             Some(_) => Some(ranged("channels", options.channels, 1..=10_000, 1)? as usize),
         };
         let request = Request {
-            method: method(options.method()),
+            method: method(known("method", options.method)?),
             class,
-            score_kind: match options.score_kind() {
+            score_kind: match known("score_kind", options.score_kind)? {
                 graft::ScoreKind::Unspecified | graft::ScoreKind::Logit => ScoreKind::Logit,
                 graft::ScoreKind::Probability => ScoreKind::Probability,
             },
-            evidence: match options.evidence() {
+            evidence: match known("evidence", options.evidence)? {
                 graft::Evidence::Unspecified | graft::Evidence::For => Evidence::For,
                 graft::Evidence::Against => Evidence::Against,
                 graft::Evidence::Signed => Evidence::Signed,
             },
-            scaling: match options.scaling() {
+            scaling: match known("scaling", options.scaling)? {
                 MapScaling::Unspecified | MapScaling::Maximum => Scaling::Maximum,
                 MapScaling::MinimumToMaximum => Scaling::MinimumToMaximum,
             },
@@ -88,11 +88,11 @@ impl TryFrom<graft::OverlayOptions> for Overlay {
     type Error = FieldError;
 
     fn try_from(options: graft::OverlayOptions) -> Result<Self, FieldError> {
-        let format = match options.format() {
+        let format = match known("format", options.format)? {
             OverlayFormat::Unspecified | OverlayFormat::Jpeg => ImageFormat::Jpeg { quality: 90 },
             OverlayFormat::Png => ImageFormat::Png,
         };
-        let colors = match options.color_map() {
+        let colors = match known("color_map", options.color_map)? {
             graft::ColorMap::Unspecified | graft::ColorMap::Jet => ColorMap::Jet,
             graft::ColorMap::Turbo => ColorMap::Turbo,
             graft::ColorMap::Viridis => ColorMap::Viridis,
@@ -228,7 +228,7 @@ pub fn explanation(explained: &Explained, wanted: &ExplainOptions) -> graft::Exp
             ProtoBox { x0, y0, x1, y1 }
         }),
         peak: region.map(|region| {
-            let (x, y) = placement.to_picture(region.peak.0.into(), region.peak.1.into());
+            let (x, y) = placement.to_picture_within(region.peak.0.into(), region.peak.1.into());
             Point { x: x as f32, y: y as f32 }
         }),
         box_energy: region.map_or(0.0, |region| region.energy),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_numbers_are_refused_by_the_path_of_their_field() {
+    fn absurd_and_unknown_numbers_are_refused_by_the_path_of_their_field() {
         let with = |change: fn(&mut graft::ExplainOptions)| {
             let mut options = graft::ExplainOptions::default();
             change(&mut options);
@@ -279,6 +279,10 @@ mod tests {
         assert_eq!(with(|o| o.box_threshold = Some(0.0)), "box_threshold");
         assert_eq!(with(|o| o.channels = Some(0)), "channels");
         assert_eq!(with(|o| o.layers = vec![String::new(); 17]), "layers");
+        assert_eq!(with(|o| o.method = 99), "method");
+        assert_eq!(with(|o| o.score_kind = 3), "score_kind");
+        assert_eq!(with(|o| o.evidence = -1), "evidence");
+        assert_eq!(with(|o| o.scaling = 3), "scaling");
         let strength = |o: &mut graft::ExplainOptions| {
             o.overlay = Some(graft::OverlayOptions { strength: Some(2.0), ..Default::default() });
         };
@@ -288,5 +292,13 @@ mod tests {
             o.overlay = Some(overlay);
         };
         assert_eq!(with(longest_side), "overlay.longest_side");
+        let format = |o: &mut graft::ExplainOptions| {
+            o.overlay = Some(graft::OverlayOptions { format: 3, ..Default::default() });
+        };
+        assert_eq!(with(format), "overlay.format");
+        let color_map = |o: &mut graft::ExplainOptions| {
+            o.overlay = Some(graft::OverlayOptions { color_map: 7, ..Default::default() });
+        };
+        assert_eq!(with(color_map), "overlay.color_map");
     }
 }

@@ -98,6 +98,16 @@ where
     }
 }
 
+/// The value of an enumeration with this number on the wire.
+///
+/// # Errors
+/// Where there is none: what the default answers is not what was asked.
+pub fn known<T: TryFrom<i32>>(name: &str, number: i32) -> Result<T, FieldError> {
+    number
+        .try_into()
+        .map_err(|_| FieldError::new(name, format!("{number} is no value that this daemon knows")))
+}
+
 /// Refuses a text that is too long.
 ///
 /// # Errors
@@ -113,6 +123,7 @@ pub fn check_length(name: &str, value: &str, maximum: usize) -> Result<(), Field
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::graft::StreamPolicy;
 
     #[test]
     fn the_path_grows_from_the_inside_out() {
@@ -121,6 +132,13 @@ mod tests {
         assert_eq!(error.to_string(), "image.raw.width: must be even");
         let whole = FieldError::new("", "must be set").within("sample");
         assert_eq!(whole.path(), "sample");
+    }
+
+    #[test]
+    fn a_number_that_no_value_of_an_enumeration_has_is_refused() {
+        assert_eq!(known("policy", 2), Ok(StreamPolicy::LatestOnly));
+        let error = known::<StreamPolicy>("policy", 99).unwrap_err();
+        assert_eq!(error.to_string(), "policy: 99 is no value that this daemon knows");
     }
 
     #[test]

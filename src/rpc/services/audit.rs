@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -25,7 +26,7 @@ use crate::rpc::convert::field::{FieldError, Within, ranged};
 use crate::rpc::convert::{sample, target};
 use crate::rpc::error::RpcError;
 use crate::rpc::resolve::resolve;
-use crate::store::{Filter, Keep, Sample, StoreError};
+use crate::store::{Filter, Keep, SampleKey, StoreError};
 use crate::vision::BoundingBox;
 
 /// Samples listed at one time.
@@ -110,19 +111,13 @@ impl Audit {
         let by = resolve(self.shared.engine.snapshot(), &self.target).await?;
         let total = classes.values().map(Vec::len).sum::<usize>() as u64;
         let mut done = 0;
-        let mut failures: BTreeMap<String, Failures> = BTreeMap::new();
-        let mut findings = Findings::default();
-        for (label, samples) in &classes {
+        let mut audited = Vec::with_capacity(classes.len());
+        for (label, samples) in classes {
+            let (mut findings, mut failures) = (Findings::default(), Failures::default());
             for sample in samples {
-                match self.explain(&by, label, sample).await {
-                    Ok(explained) => {
-                        findings.add(label.clone(), self.look(sample, &explained)?);
-                    }
-                    Err(error) if is_of_one_sample(&error) => {
-                        let failures = failures.entry(label.clone()).or_default();
-                        failures.count += 1;
-                        failures.first.get_or_insert_with(|| Failure::from(error).message);
-                    }
+                match self.look(&by, &label, sample).await {
+                    Ok(look) => findings.add(label.clone(), look),
+                    Err(error) if is_of_one_sample(&error) => failures.add(error),
                     Err(error) => return Err(error),
                 }
                 done += 1;
@@ -131,14 +126,11 @@ impl Audit {
                     return Ok(());
                 }
             }
+            // Up to ten thousand maps, gone before the next class has any.
+            let finding = blocking(move || Ok(findings.finish().pop())).await?;
+            audited.push(class_audit(label, finding, failures));
         }
-        // Up to ten thousand maps a class.
-        let findings = blocking(move || Ok(findings.finish())).await?;
-        let mut found: BTreeMap<String, Finding> =
-            findings.into_iter().map(|finding| (finding.class.clone(), finding)).collect();
-        for label in classes.into_keys() {
-            let failures = failures.remove(&label).unwrap_or_default();
-            let class = class_audit(label.clone(), found.remove(&label), failures);
+        for class in audited {
             if !send(outbound, Part::Class(class)).await {
                 return Ok(());
             }
@@ -147,19 +139,21 @@ impl Audit {
     }
 
     /// Up to the wanted number of samples of each class, spread evenly over the dataset. One at
-    /// least, and one at least with a photograph.
-    async fn samples(&self) -> Result<BTreeMap<String, Vec<Sample>>, RpcError> {
+    /// least, and one at least with a photograph. Only their keys: a dataset may hold millions.
+    async fn samples(&self) -> Result<BTreeMap<String, Vec<SampleKey>>, RpcError> {
         let (learning, dataset) = (self.shared.learning.clone(), self.dataset.clone());
         let most = self.samples_per_class;
         blocking(move || {
+            let store = learning.store();
             let filter = Filter { unlabelled: Some(false), ..Filter::default() };
-            let mut classes: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+            let mut classes: BTreeMap<String, Vec<SampleKey>> = BTreeMap::new();
             let mut after = None;
             loop {
-                let page = learning.store().samples(&dataset, &filter, after, PAGE)?;
+                let page = store.samples(&dataset, &filter, after, PAGE)?;
                 for sample in page.samples {
-                    if let Some(label) = sample.labels.first().cloned() {
-                        classes.entry(label).or_default().push(sample);
+                    let key = sample.key();
+                    if let Some(label) = sample.labels.into_iter().next() {
+                        classes.entry(label).or_default().push(key);
                     }
                 }
                 after = page.next;
@@ -174,13 +168,16 @@ impl Audit {
                     index += 1;
                     index * most / count.max(1) > (index - 1) * most / count.max(1)
                 });
+                samples.shrink_to_fit();
             }
             if classes.is_empty() {
                 let text = format!("dataset {:?} holds no labelled sample", dataset.as_str());
                 return Err(LearningError::NoSamples(text).into());
             }
-            for sample in classes.values().flatten() {
-                if learning.store().kept(sample)? != Keep::Embeddings {
+            for key in classes.values().flatten() {
+                let sample = store.sample_with_key(*key)?;
+                let kept = sample.map(|sample| store.kept(&sample)).transpose()?;
+                if kept.is_some_and(|kept| kept != Keep::Embeddings) {
                     return Ok(classes);
                 }
             }
@@ -191,10 +188,23 @@ impl Audit {
         .await
     }
 
-    fn look(&self, sample: &Sample, explained: &Explained) -> Result<Look, RpcError> {
-        let boxes = self.boxes.get(&sample.id).map(Vec::as_slice);
+    /// Where the network looks on one sample.
+    async fn look(&self, by: &Answerer, label: &str, key: SampleKey) -> Result<Look, RpcError> {
+        let learning = self.shared.learning.clone();
+        let (id, image) = blocking(move || {
+            let store = learning.store();
+            let missing = |what: &str| LearningError::NoSamples(what.to_owned());
+            let gone = || missing("the sample was deleted meanwhile");
+            let sample = store.sample_with_key(key)?.ok_or_else(gone)?;
+            let image = store.image_of(&sample)?;
+            let image = image.ok_or_else(|| missing("the sample has no photograph"))?;
+            Ok((sample.id, Bytes::from(image.bytes)))
+        })
+        .await?;
+        let explained = self.explain(by, label, image).await?;
+        let boxes = self.boxes.get(&id).map(Vec::as_slice);
         let truth = boxes.map(|boxes| (boxes, &explained.placement));
-        let look = Look::new(sample.id.clone(), &explained.explanation.map, truth);
+        let look = Look::new(id, &explained.explanation.map, truth);
         Ok(look.map_err(EngineError::from)?)
     }
 
@@ -202,19 +212,14 @@ impl Audit {
         &self,
         by: &Answerer,
         label: &str,
-        sample: &Sample,
+        image: Bytes,
     ) -> Result<Explained, RpcError> {
-        let learning = self.shared.learning.clone();
-        let wanted = sample.clone();
-        let image = blocking(move || Ok(learning.store().image_of(&wanted)?)).await?;
-        let missing = || LearningError::NoSamples("the sample has no photograph".into());
-        let image = image.ok_or_else(missing)?.bytes;
         let mut options = self.options.clone();
         options.request.class = ClassSpec::One(ClassName::Label(label.to_owned()));
         loop {
             let cancel = Cancel::with_deadline(self.deadline);
             cancel.check().map_err(EngineError::from)?;
-            let subject = Subject::Encoded(image.clone().into());
+            let subject = Subject::Encoded(image.clone());
             let (engine, options) = (&self.shared.engine, options.clone());
             let beside = Beside::Predictions;
             match engine.explain_by(beside, by.clone(), subject, options, cancel) {
@@ -232,6 +237,13 @@ struct Failures {
     count: u64,
     /// What was wrong with the first.
     first: Option<String>,
+}
+
+impl Failures {
+    fn add(&mut self, error: RpcError) {
+        self.count += 1;
+        self.first.get_or_insert_with(|| Failure::from(error).message);
+    }
 }
 
 /// Whether the next sample may fare better. All else (an unknown backbone or layer, a deadline) ends

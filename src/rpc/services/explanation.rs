@@ -15,6 +15,7 @@ use crate::proto::graft::{
     AuditDatasetRequest, AuditDatasetResponse, ExplainRequest, ExplainResponse,
     ExplainStreamRequest, ExplainStreamResponse,
 };
+use crate::rpc::answer_size;
 use crate::rpc::convert::explanation::explain_response;
 use crate::rpc::convert::field::{Required, Within, check_length};
 use crate::rpc::convert::{image, request, target};
@@ -79,7 +80,13 @@ impl Explanations {
                 Outcome::Failure(error.into())
             }
         };
-        ExplainStreamResponse { correlation_id, result: Some(result) }
+        let result = Some(result);
+        let mut item = ExplainStreamResponse { correlation_id, result };
+        if let Err(error) = answer_size::check(&item, self.shared.maximum_message_bytes) {
+            self.shared.meter.failed();
+            item.result = Some(Outcome::Failure(error.into()));
+        }
+        item
     }
 }
 
@@ -90,8 +97,11 @@ impl ExplanationService for Explanations {
         request: Request<ExplainRequest>,
     ) -> Result<Response<ExplainResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let answer = self.answer(request.into_inner(), deadline).await;
-        Ok(Response::new(answer.inspect_err(|_| self.shared.meter.failed())?))
+        let answer = async {
+            let answer = self.answer(request.into_inner(), deadline).await?;
+            answer_size::check(&answer, self.shared.maximum_message_bytes).map(|()| answer)
+        };
+        Ok(Response::new(answer.await.inspect_err(|_| self.shared.meter.failed())?))
     }
 
     async fn audit_dataset(

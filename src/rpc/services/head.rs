@@ -23,7 +23,7 @@ use crate::proto::graft::{
     ImportHeadVersionRequest, ImportHeadVersionResponse, ListHeadsRequest, ListHeadsResponse,
     RollbackHeadRequest, RollbackHeadResponse,
 };
-use crate::rpc::convert::field::{FieldError, Required, Within};
+use crate::rpc::convert::field::{FieldError, Required, Within, known};
 use crate::rpc::convert::job::{evaluation, optional_name};
 use crate::rpc::convert::sample::{filter, name};
 use crate::rpc::convert::{head, head_version};
@@ -196,7 +196,8 @@ impl HeadService for Heads {
         let request = request.into_inner();
         let file = blocking(move || {
             let (name, version) = head_version::reference("head", &request.head)?;
-            if request.format() == wire::HeadFormat::Onnx {
+            let format: wire::HeadFormat = known("format", request.format)?;
+            if format == wire::HeadFormat::Onnx {
                 return Ok(bytes::Bytes::from(learning.export_onnx(&name, version)?));
             }
             let no_live_version = || EngineError::NoLiveVersion { head: name.to_string() };

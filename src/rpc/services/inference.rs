@@ -14,9 +14,10 @@ use crate::proto::graft::{
     EmbedRequest, EmbedResponse, PredictRequest, PredictResponse, PredictStreamRequest,
     PredictStreamResponse, StreamPolicy,
 };
+use crate::rpc::answer_size;
 use crate::rpc::convert::answer::{embed_response, predict_response};
 use crate::rpc::convert::explanation;
-use crate::rpc::convert::field::{Required, Within, check_length};
+use crate::rpc::convert::field::{Required, Within, check_length, known};
 use crate::rpc::convert::request::{Embed, Predict};
 use crate::rpc::deadline;
 use crate::rpc::error::RpcError;
@@ -93,9 +94,11 @@ impl Inference {
         skipped: u64,
         deadline: Option<Instant>,
     ) -> PredictStreamResponse {
-        let PredictStreamRequest { correlation_id, request, .. } = item;
+        let PredictStreamRequest { correlation_id, request, policy } = item;
         let answer = async {
             check_length("correlation_id", &correlation_id, MAXIMUM_CORRELATION_ID)?;
+            // Which policy is the stream's was decided by its first item.
+            known::<StreamPolicy>("policy", policy)?;
             let request = request.required("request")?;
             self.answer(request, deadline).await.map_err(|error| error.within("request"))
         };
@@ -106,7 +109,13 @@ impl Inference {
                 Outcome::Failure(error.into())
             }
         };
-        PredictStreamResponse { correlation_id, result: Some(result), skipped }
+        let result = Some(result);
+        let mut item = PredictStreamResponse { correlation_id, result, skipped };
+        if let Err(error) = answer_size::check(&item, self.shared.maximum_message_bytes) {
+            self.shared.meter.failed();
+            item.result = Some(Outcome::Failure(error.into()));
+        }
+        item
     }
 }
 
@@ -117,9 +126,11 @@ impl InferenceService for Inference {
         request: Request<PredictRequest>,
     ) -> Result<Response<PredictResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let answer = self.answer(request.into_inner(), deadline).await;
-        let answer = answer.inspect_err(|_| self.shared.meter.failed())?;
-        Ok(Response::new(answer))
+        let answer = async {
+            let answer = self.answer(request.into_inner(), deadline).await?;
+            answer_size::check(&answer, self.shared.maximum_message_bytes).map(|()| answer)
+        };
+        Ok(Response::new(answer.await.inspect_err(|_| self.shared.meter.failed())?))
     }
 
     async fn predict_stream(

@@ -20,6 +20,7 @@ use crate::proto::graft::{
     ListSamplesRequest, ListSamplesResponse, SampleAcknowledgement, StreamSamplesRequest,
     StreamSamplesResponse, UpdateSampleRequest, UpdateSampleResponse,
 };
+use crate::rpc::answer_size;
 use crate::rpc::convert::examination::examination;
 use crate::rpc::convert::field::{FieldError, Required, Within, check_length, ranged};
 use crate::rpc::convert::sample::{self as convert, Surroundings, name};
@@ -199,6 +200,7 @@ impl SampleService for Samples {
     ) -> Result<Response<GetSampleResponse>, Status> {
         let request = request.into_inner();
         let learning = self.shared.learning.clone();
+        let limit = self.shared.maximum_message_bytes;
         let found = blocking(move || {
             let dataset = name("dataset", &request.dataset)?;
             let store = learning.store();
@@ -217,7 +219,9 @@ impl SampleService for Samples {
                 values.map(|values| wire::Embedding { backbone, values })
             };
             let sample = Some(described(&learning, &dataset, sample)?);
-            Ok(GetSampleResponse { sample, image, embedding })
+            let found = GetSampleResponse { sample, image, embedding };
+            // A photograph that just fitted came without what the device adds to it.
+            answer_size::check(&found, limit).map(|()| found)
         });
         Ok(Response::new(found.await?))
     }

@@ -14,10 +14,10 @@ use crate::proto::graft as wire;
 use crate::proto::graft::training_service_server::TrainingService;
 use crate::proto::graft::{
     CancelJobRequest, CancelJobResponse, GetJobRequest, GetJobResponse, ListJobsRequest,
-    ListJobsResponse, StartTrainingRequest, StartTrainingResponse, WatchJobRequest,
-    WatchJobResponse,
+    ListJobsResponse, StartFineTuningRequest, StartFineTuningResponse, StartTrainingRequest,
+    StartTrainingResponse, WatchJobRequest, WatchJobResponse,
 };
-use crate::rpc::convert::field::{FieldError, Within, ranged};
+use crate::rpc::convert::field::{FieldError, Within, known, ranged};
 use crate::rpc::convert::job::{self as convert, job_id, optional_name};
 use crate::rpc::convert::sample::name;
 use crate::rpc::error::RpcError;
@@ -98,10 +98,9 @@ fn list(learning: &Learning, request: &ListJobsRequest) -> Result<ListJobsRespon
         "" => None,
         token => Some(job_id("page_token", token)?),
     };
-    let unknown = |field| FieldError::new(field, "is no value that this daemon knows");
     let wanted = Wanted {
-        state: request.state.try_into().map_err(|_| unknown("state"))?,
-        kind: request.kind.try_into().map_err(|_| unknown("kind"))?,
+        state: known("state", request.state)?,
+        kind: known("kind", request.kind)?,
         head: request.head.clone(),
     };
     let mut jobs = Vec::new();
@@ -173,6 +172,13 @@ impl TrainingService for Training {
             Ok(convert::job(job))
         });
         Ok(Response::new(StartTrainingResponse { job: Some(job.await?) }))
+    }
+
+    async fn start_fine_tuning(
+        &self,
+        _: Request<StartFineTuningRequest>,
+    ) -> Result<Response<StartFineTuningResponse>, Status> {
+        Err(RpcError::NotYet("fine-tune backbones").into())
     }
 
     async fn get_job(

@@ -50,6 +50,17 @@ fn deleted_bytes_are_found_in_no_file_of_the_state_folder() {
 }
 
 #[test]
+fn a_sample_is_found_by_its_key_until_it_is_deleted_and_never_another_in_its_place() {
+    let (_folder, store, parts) = fresh();
+    store.add_sample_and_wait(&parts, sample(1)).unwrap();
+    let stored = store.sample(&parts, &sample(1).id).unwrap();
+    assert_eq!(store.sample_with_key(stored.key).unwrap().as_ref(), Some(&stored));
+    store.delete_samples(&parts, &Filter::default()).unwrap();
+    store.add_sample_and_wait(&parts, sample(2)).unwrap();
+    assert_eq!(store.sample_with_key(stored.key).unwrap(), None);
+}
+
+#[test]
 fn a_deleted_sample_can_be_sent_again() {
     let (_folder, store, parts) = fresh();
     store.add_sample_and_wait(&parts, sample(1)).unwrap();
