@@ -33,7 +33,7 @@ mod rows;
 mod samples;
 mod streaming;
 
-pub use calibration::{calibration_error, fit_temperature, log_loss};
+pub use calibration::{fit_temperature, log_loss};
 pub use cross_validation::{CrossValidation, cross_validate};
 pub use error::TrainError;
 pub use fit::{NoveltyMethod, Options, Trained, Trial, Work, fit};
