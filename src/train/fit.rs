@@ -10,7 +10,7 @@ use super::learning_curve;
 use super::progress::{Listener, Meter, Phase};
 use super::recipe::{self, Features, Recipe, candidates};
 use super::rows::Subset;
-use super::{Report, Samples, TrainError, folds, novelty, samples::balanced_weights};
+use super::{Report, Samples, TrainError, folds, novelty};
 use crate::base::cancel::Cancel;
 use crate::heads::{Head, Kind, Novelty, NoveltyScore, log_sum_exp};
 
@@ -170,13 +170,7 @@ pub fn fit(
 ) -> Result<Trained, TrainError> {
     samples.check(cancel)?;
     check_options(options)?;
-    let samples = &Samples {
-        rows: samples.rows,
-        labels: samples.labels.clone(),
-        weights: if options.balance { balanced_weights(samples) } else { samples.weights.clone() },
-        classes: samples.classes.clone(),
-        copy_of: samples.copy_of.clone(),
-    };
+    let samples = &samples.weighted(options.balance);
     if options.kind == Some(Kind::Knn) && are_unequal(&samples.weights) {
         return Err(TrainError::Invalid(
             "k-nearest-neighbours lets every sample count alike: choose another kind, or give all \

@@ -134,6 +134,17 @@ impl<'a> Samples<'a> {
         blocks::check_finite(self.rows, cancel)
     }
 
+    /// The same samples, of classes that count alike if `balance`.
+    pub(super) fn weighted(&self, balance: bool) -> Self {
+        Self {
+            rows: self.rows,
+            labels: self.labels.clone(),
+            weights: if balance { balanced_weights(self) } else { self.weights.clone() },
+            classes: self.classes.clone(),
+            copy_of: self.copy_of.clone(),
+        }
+    }
+
     /// The samples at `indices`, whose rows `subset` must read.
     pub fn pick<'b>(&self, subset: &'b Subset<'b>, indices: &[usize]) -> Samples<'b> {
         let copy_of = if self.copy_of.is_empty() {
@@ -157,13 +168,18 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// How much each sample counts so that every class counts alike: `n / (classes * count)` times the
-/// sample's own weight, as scikit-learn's `class_weight="balanced"`.
+/// How much each sample counts so that every class counts alike: its own weight times
+/// `w / (classes * w of its class)`, `w` the sum of weights. Where samples count alike this is
+/// scikit-learn's `class_weight="balanced"`.
 pub fn balanced_weights(samples: &Samples<'_>) -> Vec<f32> {
-    let counts = samples.counts();
-    let share = samples.len() as f32 / counts.len() as f32;
-    let factor = |label: u32| share / counts[label as usize] as f32;
-    (0..samples.len()).map(|i| samples.weight(i) * factor(samples.labels[i])).collect()
+    let own = |index| f64::from(samples.weight(index));
+    let mut of_class = vec![0.0_f64; samples.classes.len()];
+    for (index, &label) in samples.labels.iter().enumerate() {
+        of_class[label as usize] += own(index);
+    }
+    let share = of_class.iter().sum::<f64>() / of_class.len() as f64;
+    let balanced = |index| (own(index) * share / of_class[samples.labels[index] as usize]) as f32;
+    (0..samples.len()).map(balanced).collect()
 }
 
 #[cfg(test)]
@@ -202,6 +218,25 @@ mod tests {
         assert!(report.accuracy > 0.9, "{}", report.accuracy);
         assert_eq!(report.per_class.len(), MAX_CLASSES);
         assert!(MAX_CLASSES > CONFUSION_CLASSES && report.confusion.is_empty());
+    }
+
+    #[test]
+    fn balanced_classes_count_alike_whatever_the_weights_of_their_samples() {
+        let values = vec![0.0_f32; 20];
+        let rows = DenseRows::new(&values, 1).unwrap();
+        // Ten samples that count once, and ten that count nine times.
+        let labels = (0..20).map(|i| i / 10).collect();
+        let mut samples = Samples::new(&rows, labels, vec!["a".into(), "b".into()]);
+        samples.weights = (0..20).map(|i| if i < 10 { 1.0 } else { 9.0 }).collect();
+        let weights = balanced_weights(&samples);
+        let sums = weights.chunks(10).map(|class| class.iter().sum::<f32>());
+        assert!(sums.into_iter().all(|sum| (sum - 50.0).abs() < 1e-3), "{weights:?}");
+        // Within a class samples keep their ratio.
+        samples.weights[0] = 3.0;
+        let weights = balanced_weights(&samples);
+        assert!((weights[0] / weights[1] - 3.0).abs() < 1e-6, "{weights:?}");
+        samples.weights.clear();
+        assert_eq!(balanced_weights(&samples), vec![1.0; 20]);
     }
 
     #[test]
