@@ -20,7 +20,7 @@ const SELECTION_SAMPLES: usize = 4000;
 /// are made again.
 const KEPT_SCORES: usize = 1_000_000;
 /// In cross-validation a rough optimum will do.
-const ROUGH: Stop = Stop { gradient: 1e-6, decrease: 1e-5, iterations: 300 };
+pub(super) const ROUGH: Stop = Stop { gradient: 1e-6, decrease: 1e-5, iterations: 300 };
 /// A fit to convergence is about so many rough ones.
 const TO_CONVERGENCE: f64 = 3.0;
 
