@@ -157,6 +157,8 @@ pub(super) struct SetTally {
     samples: usize,
     right: usize,
     counts: Vec<Counts>,
+    /// Probabilities that were added.
+    cells: usize,
     loss: f64,
     bins: [(f64, f64); 10],
 }
@@ -164,21 +166,30 @@ pub(super) struct SetTally {
 impl SetTally {
     pub(super) fn new(classes: usize) -> Self {
         let counts = vec![Counts::default(); classes];
-        Self { samples: 0, right: 0, counts, loss: 0.0, bins: [(0.0, 0.0); 10] }
+        Self { samples: 0, right: 0, counts, cells: 0, loss: 0.0, bins: [(0.0, 0.0); 10] }
     }
 
-    /// Adds a sample of the classes `set`; classes beyond the `probabilities` have none.
-    pub(super) fn add(&mut self, set: &[u32], probabilities: &[f32]) {
+    /// Number of classes.
+    pub(super) fn classes(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Adds a sample of the classes `set`, with a probability for each of all classes. One that has
+    /// none is not found, and plays no part in the cross-entropy and the calibration error.
+    pub(super) fn add(&mut self, set: &[u32], probabilities: &[Option<f32>]) {
         let mut whole = true;
-        for (class, count) in self.counts.iter_mut().enumerate() {
-            let probability = probabilities.get(class).copied().unwrap_or(0.0);
-            let (there, found) = (set.contains(&(class as u32)), probability >= 0.5);
-            let of_truth = if there { probability } else { 1.0 - probability };
-            self.loss -= f64::from(of_truth.max(f32::MIN_POSITIVE)).ln();
+        for (class, (count, probability)) in self.counts.iter_mut().zip(probabilities).enumerate() {
+            let there = set.contains(&(class as u32));
+            let found = probability.is_some_and(|probability| probability >= 0.5);
             whole &= there == found;
             count.hits += u32::from(there && found);
             count.samples += u32::from(there);
             count.called += u32::from(found);
+            let &Some(probability) = probability else { continue };
+            let of_truth = if there { probability } else { 1.0 - probability };
+            // Clamped so that what is not a number stays so.
+            self.loss -= f64::from(of_truth.clamp(f32::MIN_POSITIVE, 1.0)).ln();
+            self.cells += 1;
             let bin = &mut self.bins[((probability * 10.0) as usize).min(9)];
             bin.0 += f64::from(probability);
             bin.1 += f64::from(u8::from(there));
@@ -194,7 +205,7 @@ impl SetTally {
 
     /// The report on what was added.
     pub(super) fn report(&self, classes: &[String]) -> Report {
-        let cells = (self.samples * self.counts.len()) as f64;
+        let cells = self.cells as f64;
         let distance: f64 = self.bins.iter().map(|(said, is)| (said - is).abs()).sum();
         Report {
             samples: self.samples,
