@@ -411,7 +411,8 @@ fn part_of(samples: &Samples<'_>, seed: u64) -> Vec<usize> {
     folds::split(&folds::of_samples(samples, parts, seed), 0).1
 }
 
-/// Scores of every sample by a head that was fitted without its fold.
+/// Scores of every sample by a head that was fitted without its fold; minus infinity for a class that
+/// this head does not have, whatever its kind makes of a class without samples.
 fn out_of_fold(
     samples: &Samples<'_>,
     assigned: &[usize],

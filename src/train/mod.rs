@@ -45,5 +45,5 @@ pub use progress::{Listener, Phase, Progress, share_of_iterations};
 pub use recipe::{Features, Loss, Recipe};
 pub use report::{CONFUSION_CLASSES, ClassScores, Comparison, Report, compare, evaluate};
 pub use rows::{DenseRows, HalfRows, Rows, Subset};
-pub use samples::{MAX_CLASSES, Samples, balanced_weights, check_class_count};
+pub use samples::{MAX_LEARNT_CLASSES, Samples, balanced_weights, check_class_count};
 pub use streaming::StreamingLda;

@@ -8,15 +8,15 @@ use crate::base::cancel::Cancel;
 use crate::heads::check_label;
 
 /// Most classes that are learnt: beyond, weights and their optimiser outgrow the memory of a device.
-pub const MAX_CLASSES: usize = 1000;
+pub const MAX_LEARNT_CLASSES: usize = 1000;
 
 /// Checks that so many classes can be learnt.
 ///
 /// # Errors
 /// [`TrainError::TooManyClasses`].
 pub fn check_class_count(classes: usize) -> Result<(), TrainError> {
-    if classes > MAX_CLASSES {
-        return Err(TrainError::TooManyClasses { classes, most: MAX_CLASSES });
+    if classes > MAX_LEARNT_CLASSES {
+        return Err(TrainError::TooManyClasses { classes, most: MAX_LEARNT_CLASSES });
     }
     Ok(())
 }
@@ -202,13 +202,13 @@ mod tests {
 
     #[test]
     fn as_many_classes_as_are_allowed_are_learnt_and_one_more_is_refused_with_its_reason() {
-        let (values, labels, classes) = many(MAX_CLASSES + 1);
+        let (values, labels, classes) = many(MAX_LEARNT_CLASSES + 1);
         let rows = DenseRows::new(&values, 16).unwrap();
         let refused = Samples::new(&rows, labels, classes).check(&Cancel::default());
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("1001 different labels") && refused.contains("at most 1000"));
 
-        let (values, labels, classes) = many(MAX_CLASSES);
+        let (values, labels, classes) = many(MAX_LEARNT_CLASSES);
         let rows = DenseRows::new(&values, 16).unwrap();
         let samples = Samples::new(&rows, labels, classes);
         let options = Options { kind: Some(crate::heads::Kind::Prototype), ..Options::default() };
@@ -216,8 +216,8 @@ mod tests {
         let trained = fit(&samples, &options, &cancel, &mut |_| {}).unwrap();
         let report = evaluate(&trained.head, &samples, &cancel).unwrap();
         assert!(report.accuracy > 0.9, "{}", report.accuracy);
-        assert_eq!(report.per_class.len(), MAX_CLASSES);
-        assert!(MAX_CLASSES > CONFUSION_CLASSES && report.confusion.is_empty());
+        assert_eq!(report.per_class.len(), MAX_LEARNT_CLASSES);
+        assert!(MAX_LEARNT_CLASSES > CONFUSION_CLASSES && report.confusion.is_empty());
     }
 
     #[test]

@@ -405,8 +405,7 @@ impl Learner {
                 cancel.check()?;
                 if let [label] = sample.labels.as_slice() {
                     let values: Vec<f32> = row.iter().map(|half| half.to_f32()).collect();
-                    self.statistics.add(&values, label)?;
-                    self.samples += 1;
+                    self.samples += u64::from(self.statistics.add(&values, label)?);
                 }
             }
         }

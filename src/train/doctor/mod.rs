@@ -16,7 +16,7 @@ use super::fit::{Options, ROUGH, Selection, select};
 use super::progress::{Meter, Phase};
 use super::recipe::{self, candidates};
 use super::rows::Subset;
-use super::{MAX_CLASSES, Samples, TrainError, blocks};
+use super::{MAX_LEARNT_CLASSES, Samples, TrainError, blocks};
 use crate::base::cancel::Cancel;
 use crate::heads::{Kind, softmax};
 
@@ -126,7 +126,7 @@ pub fn examine(
     let numbers = samples.counts();
     let (least, most) =
         numbers.iter().fold((usize::MAX, 0), |(low, high), &n| (low.min(n), high.max(n)));
-    let can_be_judged = least >= 2 && (2..=MAX_CLASSES).contains(&numbers.len());
+    let can_be_judged = least >= 2 && (2..=MAX_LEARNT_CLASSES).contains(&numbers.len());
     let (doubts, confused, accuracy) =
         if can_be_judged { judge(samples, seed, cancel)? } else { (Vec::new(), Vec::new(), None) };
     Ok(Diagnosis {
