@@ -4,8 +4,9 @@ use super::HeadError;
 use crate::base::label;
 pub use crate::base::label::MAX_LABEL_BYTES;
 
-/// Most classes that one head may have.
-pub const MAX_CLASSES: usize = 10_000;
+/// Most classes that a head may come with, as an import may; fewer are learnt here.
+pub(super) const MAX_CLASSES: usize = 10_000;
+
 /// Checks that `label` can name a class, by [`label::check_label`].
 ///
 /// # Errors

@@ -24,7 +24,7 @@ pub use classifier::{Classifier, Kind};
 pub use error::HeadError;
 pub use head::{Head, LinearView, Prediction, log_sum_exp, sigmoid, softmax};
 pub use kernel::Kernel;
-pub use labels::{MAX_CLASSES, MAX_LABEL_BYTES, check_label};
+pub use labels::{MAX_LABEL_BYTES, check_label};
 pub use linear::Linear;
 pub use matrix::{Matrix, dot};
 pub use neighbours::Neighbours;

@@ -10,7 +10,7 @@ use super::learning_curve;
 use super::progress::{Listener, Meter, Phase};
 use super::recipe::{self, Features, Recipe, candidates};
 use super::rows::Subset;
-use super::{Report, Samples, TrainError, folds, novelty, samples::balanced_weights};
+use super::{Report, Samples, TrainError, folds, novelty};
 use crate::base::cancel::Cancel;
 use crate::heads::{Head, Kind, Novelty, NoveltyScore, log_sum_exp};
 
@@ -20,7 +20,7 @@ const SELECTION_SAMPLES: usize = 4000;
 /// are made again.
 const KEPT_SCORES: usize = 1_000_000;
 /// In cross-validation a rough optimum will do.
-const ROUGH: Stop = Stop { gradient: 1e-6, decrease: 1e-5, iterations: 300 };
+pub(super) const ROUGH: Stop = Stop { gradient: 1e-6, decrease: 1e-5, iterations: 300 };
 /// A fit to convergence is about so many rough ones.
 const TO_CONVERGENCE: f64 = 3.0;
 
@@ -87,7 +87,8 @@ pub struct Trial {
     pub recipe: Recipe,
     /// Share right on held-out folds.
     pub accuracy: f64,
-    /// Cross-entropy on held-out folds, with the temperature that is best for them.
+    /// Cross-entropy on held-out folds, with the temperature that was fitted on them; but for classes
+    /// whose samples all lie in one fold.
     pub log_loss: f64,
 }
 
@@ -169,13 +170,7 @@ pub fn fit(
 ) -> Result<Trained, TrainError> {
     samples.check(cancel)?;
     check_options(options)?;
-    let samples = &Samples {
-        rows: samples.rows,
-        labels: samples.labels.clone(),
-        weights: if options.balance { balanced_weights(samples) } else { samples.weights.clone() },
-        classes: samples.classes.clone(),
-        copy_of: samples.copy_of.clone(),
-    };
+    let samples = &samples.weighted(options.balance);
     if options.kind == Some(Kind::Knn) && are_unequal(&samples.weights) {
         return Err(TrainError::Invalid(
             "k-nearest-neighbours lets every sample count alike: choose another kind, or give all \
@@ -264,9 +259,13 @@ pub(super) struct Selection {
     /// Indices of the samples looked at, and the fold of each.
     pub(super) chosen: Vec<usize>,
     assigned: Vec<usize>,
+    /// Whether each class has samples in several folds. The others are unknown to the heads that judge
+    /// them: wrong, but of no say in how sure to be.
+    pub(super) known: Vec<bool>,
     /// Share right in each fold.
     folds: Vec<f64>,
-    /// Held-out scores of the chosen recipe, before the temperature; of originals alone.
+    /// Held-out scores of the chosen recipe, before the temperature; of originals alone. Minus infinity
+    /// for a class that the fold's head does not have.
     pub(super) scores: Vec<f32>,
 }
 
@@ -287,6 +286,17 @@ pub(super) fn select(
     let largest = (0..classes as u32).map(|c| labels.iter().filter(|l| **l == c).count()).max();
     let folds = options.folds.min(largest.unwrap_or(0)).max(2);
     let assigned = folds::of_samples(&samples, folds, options.seed);
+    let known = folds::known_classes(&samples.labels, &assigned, classes);
+    let telling: Vec<usize> = (0..labels.len()).filter(|&at| known[labels[at] as usize]).collect();
+    let telling_labels: Vec<u32> = telling.iter().map(|&at| labels[at]).collect();
+    // The temperature of scores, and the cross-entropy with it.
+    let calibrate = |scores: &[f32]| -> Result<(f32, f64), TrainError> {
+        let rows = telling.iter().map(|&at| &scores[at * classes..(at + 1) * classes]);
+        let scores: Vec<f32> = rows.flatten().copied().collect();
+        let temperature = fit_temperature(&scores, &telling_labels, classes, cancel)?;
+        let loss = log_loss(&scores, &telling_labels, classes, temperature, cancel)?;
+        Ok((temperature, loss))
+    };
     let scores_by = |recipe: &Recipe| -> Result<Vec<f32>, TrainError> {
         let all = out_of_fold(&samples, &assigned, folds, recipe, options, cancel, meter)?;
         let rows = originals.iter().map(|&i| &all[i * classes..(i + 1) * classes]);
@@ -296,12 +306,12 @@ pub(super) fn select(
     let mut held_out: Vec<Option<Vec<f32>>> = Vec::with_capacity(recipes.len());
     for recipe in recipes {
         let scores = scores_by(recipe)?;
-        let temperature = fit_temperature(&scores, &labels, classes, cancel)?;
+        let (_, log_loss) = calibrate(&scores)?;
         let right = hits(&scores, &labels, classes).filter(|hit| *hit).count();
         trials.push(Trial {
             recipe: *recipe,
             accuracy: right as f64 / labels.len() as f64,
-            log_loss: log_loss(&scores, &labels, classes, temperature, cancel)?,
+            log_loss,
         });
         held_out.push(Some(scores).filter(|scores| scores.len() <= KEPT_SCORES));
         meter.reached(right as f64 / labels.len() as f64);
@@ -311,8 +321,9 @@ pub(super) fn select(
         Some(scores) => scores,
         None => scores_by(&recipes[best])?,
     };
-    let temperature = fit_temperature(&scores, &labels, classes, cancel)?;
+    let (temperature, log_loss) = calibrate(&scores)?;
     let report = Report::new(&samples.classes, &labels, &scores, temperature, cancel)?;
+    let report = Report { log_loss, ..report };
     let reason = reason(&trials, best, folds);
     let recipe = trials[best].recipe;
     let mut right = vec![(0_u32, 0_u32); folds];
@@ -322,7 +333,18 @@ pub(super) fn select(
     }
     let folds =
         right.into_iter().map(|(hits, of)| f64::from(hits) / f64::from(of.max(1))).collect();
-    Ok(Selection { recipe, trials, reason, report, temperature, chosen, assigned, folds, scores })
+    Ok(Selection {
+        recipe,
+        trials,
+        reason,
+        report,
+        temperature,
+        chosen,
+        assigned,
+        known,
+        folds,
+        scores,
+    })
 }
 
 /// Whether the best score of each row is that of its label.
@@ -389,7 +411,8 @@ fn part_of(samples: &Samples<'_>, seed: u64) -> Vec<usize> {
     folds::split(&folds::of_samples(samples, parts, seed), 0).1
 }
 
-/// Scores of every sample by a head that was fitted without its fold.
+/// Scores of every sample by a head that was fitted without its fold; minus infinity for a class that
+/// this head does not have, whatever its kind makes of a class without samples.
 fn out_of_fold(
     samples: &Samples<'_>,
     assigned: &[usize],
@@ -412,7 +435,11 @@ fn out_of_fold(
                     part.iterated(iteration, None);
                 })?;
             let rows = Subset::new(samples.rows, &held_out);
-            let scores = fitted.scores(&samples.pick(&rows, &held_out), cancel)?;
+            let mut scores = fitted.scores(&samples.pick(&rows, &held_out), cancel)?;
+            for (absent, _) in train.counts().iter().enumerate().filter(|(_, count)| **count == 0) {
+                let column = scores.iter_mut().skip(absent).step_by(classes);
+                column.for_each(|score| *score = f32::NEG_INFINITY);
+            }
             part.end();
             Ok((held_out, scores))
         })
@@ -544,6 +571,37 @@ mod tests {
         };
         let (plain, balanced) = (recall(false), recall(true));
         assert!(plain < 0.4 && balanced > 0.7, "{plain} {balanced}");
+    }
+
+    #[test]
+    fn a_class_of_one_sample_is_wrong_once_and_makes_no_kind_of_head_less_sure_of_the_others() {
+        let noise = |i: usize, j: usize| ((i * 37 + j * 59 + 11) % 101) as f32 / 101.0;
+        let row = |i: usize| {
+            let class = if i < 100 { i % 2 } else { 2 };
+            (0..4).map(move |j| 0.3 * noise(i, j) + 3.0 * f32::from(j == class))
+        };
+        let values: Vec<f32> = (0..101).flat_map(row).collect();
+        let labels: Vec<u32> = (0..101).map(|i| if i < 100 { i % 2 } else { 2 }).collect();
+        let classes = ["a", "b", "rare"].map(String::from);
+        let without = crate::train::DenseRows::new(&values[..400], 4).unwrap();
+        let without = Samples::new(&without, labels[..100].to_vec(), classes[..2].to_vec());
+        let with = crate::train::DenseRows::new(&values, 4).unwrap();
+        let with = Samples::new(&with, labels, classes.to_vec());
+        for kind in [Kind::Lda, Kind::Slda, Kind::Softmax, Kind::Prototype, Kind::Knn] {
+            let options = Options {
+                kind: Some(kind),
+                features: Some(Features::UnitLength),
+                inverse_penalty: Some(30.0),
+                novelty: None,
+                ..Options::default()
+            };
+            let fitted = |samples| fit(samples, &options, &Cancel::default(), &mut |_| {}).unwrap();
+            let (expected, found) = (fitted(&without), fitted(&with));
+            let ratio = found.head.temperature() / expected.head.temperature();
+            assert!((0.5..2.0).contains(&ratio), "{kind}: {ratio}");
+            assert!((found.report.accuracy - 100.0 / 101.0).abs() < 1e-9, "{:?}", found.report);
+            assert!(found.report.log_loss < 0.2 && found.trials[0].log_loss < 0.2, "{kind}");
+        }
     }
 
     #[test]

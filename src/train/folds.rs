@@ -40,6 +40,17 @@ pub(super) fn of_samples(samples: &Samples<'_>, folds: usize, seed: u64) -> Vec<
     (0..samples.len()).map(|index| assigned[samples.original(index)]).collect()
 }
 
+/// Which classes have samples in several folds: a class whose samples one fold holds out together is
+/// unknown to the head that judges them.
+pub(super) fn known_classes(labels: &[u32], assigned: &[usize], classes: usize) -> Vec<bool> {
+    let mut first = vec![None; classes];
+    let mut known = vec![false; classes];
+    for (&label, &fold) in labels.iter().zip(assigned) {
+        known[label as usize] |= *first[label as usize].get_or_insert(fold) != fold;
+    }
+    known
+}
+
 /// As [`split`]; copies are kept with their originals and never held out.
 pub(super) fn split_samples(
     samples: &Samples<'_>,

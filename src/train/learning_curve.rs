@@ -40,6 +40,7 @@ pub fn learning_curve(
     progress: &mut Listener<'_>,
 ) -> Result<Vec<LearningPoint>, TrainError> {
     samples.check(cancel)?;
+    let samples = &samples.weighted(options.balance);
     let classes = samples.classes.len();
     let split = Split {
         folds: folds::of_samples(samples, options.folds.max(2), options.seed),
@@ -184,6 +185,28 @@ mod tests {
             assert_eq!(curve.last().unwrap().samples, count * 4 / 5);
             assert_eq!(curve.last().unwrap().accuracy, 1.0);
         }
+    }
+
+    #[test]
+    fn the_curve_is_that_of_balanced_classes_where_the_head_is() {
+        // Two classes on a line which overlap, 200 samples of one and 20 of the other.
+        let at = |i: usize| ((i * 37 + 11) % 101) as f32 / 101.0;
+        let at = |i: usize| if i < 200 { at(i) } else { 0.5 + 0.7 * at(i) };
+        let values: Vec<f32> = (0..220).flat_map(|i| [at(i), 1.0]).collect();
+        let rows = DenseRows::new(&values, 2).unwrap();
+        let labels = (0..220).map(|i| u32::from(i >= 200)).collect();
+        let mut samples =
+            Samples::new(&rows, labels, ["common", "rare"].map(String::from).to_vec());
+        let curve = |samples: &Samples<'_>, balance| {
+            let kind = Some(crate::heads::Kind::Lda);
+            let options = Options { kind, balance, ..Options::default() };
+            let recipe = candidates(&options)[0];
+            learning_curve(samples, &recipe, &options, &Cancel::default(), &mut |_| {}).unwrap()
+        };
+        let (plain, balanced) = (curve(&samples, false), curve(&samples, true));
+        samples.weights = crate::train::balanced_weights(&samples);
+        assert_eq!(balanced, curve(&samples, false));
+        assert_ne!(balanced, plain);
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod rows;
 mod samples;
 mod streaming;
 
-pub use calibration::{calibration_error, fit_temperature, log_loss};
+pub use calibration::{fit_temperature, log_loss};
 pub use cross_validation::{CrossValidation, cross_validate};
 pub use error::TrainError;
 pub use fit::{NoveltyMethod, Options, Trained, Trial, Work, fit};
@@ -45,5 +45,5 @@ pub use progress::{Listener, Phase, Progress, share_of_iterations};
 pub use recipe::{Features, Loss, Recipe};
 pub use report::{CONFUSION_CLASSES, ClassScores, Comparison, Report, compare, evaluate};
 pub use rows::{DenseRows, HalfRows, Rows, Subset};
-pub use samples::{MAX_CLASSES, Samples, balanced_weights, check_class_count};
+pub use samples::{MAX_LEARNT_CLASSES, Samples, balanced_weights, check_class_count};
 pub use streaming::StreamingLda;

@@ -53,6 +53,31 @@ impl<'a> LabelSets<'a> {
         }
     }
 
+    /// The classes that some sample is of, ascending.
+    fn present(&self) -> Vec<usize> {
+        let mut there = vec![false; self.classes.len()];
+        self.sets.iter().flatten().for_each(|&class| there[class as usize] = true);
+        (0..there.len()).filter(|&class| there[class]).collect()
+    }
+
+    /// The same samples with the classes `present`, which are all that occur, numbered anew; `labels`
+    /// are theirs.
+    fn of_classes<'b>(&self, present: &[usize], labels: &'b [String]) -> LabelSets<'b>
+    where
+        'a: 'b,
+    {
+        let mut places = vec![0; self.classes.len()];
+        present.iter().zip(0..).for_each(|(&class, place)| places[class] = place);
+        let place = |set: &Vec<u32>| set.iter().map(|&class| places[class as usize]).collect();
+        LabelSets {
+            rows: self.rows,
+            sets: self.sets.iter().map(place).collect(),
+            weights: self.weights.clone(),
+            classes: labels,
+            copy_of: self.copy_of.clone(),
+        }
+    }
+
     /// Assigns every sample to a fold, every copy to that of its original.
     pub(super) fn folds(&self, folds: usize, seed: u64) -> Vec<usize> {
         folds::of_samples(&self.alike(), folds, seed)
@@ -163,9 +188,11 @@ pub fn fit_multi_label(
     Ok(Head::new(Kind::MultiLabel, classes.to_vec(), transform, Classifier::Linear(fitted.linear))?)
 }
 
-/// Trains once a fold and judges what was held out; a fold whose training part lacks a class is left
-/// out. Returns the report and the share of samples in each fold whose whole set is right. `progress`
-/// hears of each fold how much is done, 0 to 1, and the share that was right so far.
+/// Trains once a fold and judges what was held out, over no more folds than there are samples. A class
+/// that a fold's training part lacks is never found by its head, and has no part in the cross-entropy
+/// and the calibration error. Returns the report and the share of samples in each fold whose whole set
+/// is right. `progress` hears of each fold how much is done, 0 to 1, and the share that was right so
+/// far.
 ///
 /// # Errors
 /// As [`fit_multi_label`].
@@ -175,27 +202,45 @@ pub fn cross_validate_sets(
     cancel: &Cancel,
     progress: &mut dyn FnMut(f32, f64),
 ) -> Result<(Report, Vec<f64>), TrainError> {
-    samples.check_lengths()?;
-    let assigned = samples.folds(options.folds, options.seed);
+    samples.check(cancel)?;
+    let originals = (0..samples.sets.len()).filter(|&index| samples.is_original(index)).count();
+    let folds = options.folds.min(originals).max(2);
+    let assigned = samples.folds(folds, options.seed);
     let mut tally = SetTally::new(samples.classes.len());
     let mut accuracies = Vec::new();
-    for fold in 0..options.folds {
+    for fold in 0..folds {
         let (kept, mut held_out) = folds::split(&assigned, fold);
         held_out.retain(|&index| samples.is_original(index));
+        if held_out.is_empty() {
+            continue;
+        }
         let subset = Subset::new(samples.rows, &kept);
         let train = samples.pick(&subset, &kept);
-        let head = match fit_multi_label(&train, options, cancel, &mut |_, _| {}) {
-            Err(TrainError::TooFew { .. } | TrainError::Empty) => continue,
-            other => other?,
+        let present = train.present();
+        let labels: Vec<String> =
+            present.iter().map(|&class| samples.classes[class].clone()).collect();
+        let head = if present.is_empty() {
+            None
+        } else {
+            let train = train.of_classes(&present, &labels);
+            Some(fit_multi_label(&train, options, cancel, &mut |_, _| {})?)
         };
-        let subset = Subset::new(samples.rows, &held_out);
-        let test = samples.pick(&subset, &held_out);
         let (before, right_before) = tally.right();
-        judge_sets(&head, test.rows, &test.sets, &mut tally, cancel)?;
+        let mut row = vec![0.0_f32; samples.rows.width()];
+        for &index in &held_out {
+            cancel.check()?;
+            samples.rows.read(index, &mut row);
+            let mut probabilities = vec![None; samples.classes.len()];
+            if let Some(head) = &head {
+                for (&class, found) in present.iter().zip(head.predict(&row)?.probabilities) {
+                    probabilities[class] = Some(found);
+                }
+            }
+            tally.add(&samples.sets[index], &probabilities);
+        }
         let (judged, right) = tally.right();
-        accuracies.push((right - right_before) as f64 / (judged - before).max(1) as f64);
-        let done = (fold + 1) as f32 / options.folds as f32;
-        progress(done, right as f64 / judged.max(1) as f64);
+        accuracies.push((right - right_before) as f64 / (judged - before) as f64);
+        progress((fold + 1) as f32 / folds as f32, right as f64 / judged as f64);
     }
     Ok((tally.report(samples.classes), accuracies))
 }
@@ -232,7 +277,12 @@ pub(super) fn judge_sets(
     for (index, set) in sets.iter().enumerate() {
         cancel.check()?;
         rows.read(index, &mut row);
-        tally.add(set, &head.predict(&row)?.probabilities);
+        // Classes beyond those of the head have none.
+        let mut probabilities = vec![Some(0.0); tally.classes()];
+        for (all, found) in probabilities.iter_mut().zip(head.predict(&row)?.probabilities) {
+            *all = Some(found);
+        }
+        tally.add(set, &probabilities);
     }
     Ok(())
 }
@@ -269,7 +319,7 @@ mod tests {
         let found = [0.9, 0.1, 0.8, 0.4, 0.2, 0.3, 0.7, 0.9];
         let mut tally = SetTally::new(2);
         for (set, found) in truth.iter().zip(found.chunks(2)) {
-            tally.add(set, found);
+            tally.add(set, &found.iter().map(|&probability| Some(probability)).collect::<Vec<_>>());
         }
         let report = tally.report(&classes);
         assert_eq!((report.samples, report.accuracy), (4, 0.5));
@@ -277,6 +327,49 @@ mod tests {
         assert!((striped.precision - 2.0 / 3.0).abs() < 1e-9 && striped.recall == 1.0);
         assert_eq!((winged.precision, winged.recall), (1.0, 0.5));
         assert!(report.log_loss.is_finite() && report.confusion.is_empty());
+    }
+
+    /// `count` samples of the classes "even" and "odd", told apart by the first feature; the class
+    /// "rare" has sample 3 alone.
+    fn with_a_rare_class(count: usize) -> (Vec<f32>, Vec<Vec<u32>>, [String; 3]) {
+        let values = (0..count).flat_map(|i| [f32::from(u8::from(i % 2 == 0)), 0.5]).collect();
+        let set = |i: usize| if i == 3 { vec![0, 2] } else { vec![1 + (i % 2) as u32] };
+        let sets = (0..count).map(set).collect();
+        (values, sets, ["rare", "even", "odd"].map(String::from))
+    }
+
+    #[test]
+    fn a_class_of_one_sample_is_wrong_once_and_no_fold_is_left_out_for_it() {
+        let (values, sets, classes) = with_a_rare_class(40);
+        let rows = DenseRows::new(&values, 2).unwrap();
+        let samples = LabelSets::new(&rows, &sets, &classes);
+        let options = Options { inverse_penalty: Some(1000.0), ..Options::default() };
+        let (report, folds) =
+            cross_validate_sets(&samples, &options, &Cancel::default(), &mut |_, _| {}).unwrap();
+        assert_eq!((report.samples, folds.len()), (40, 5));
+        assert!((report.accuracy - 39.0 / 40.0).abs() < 1e-9, "{report:?}");
+        assert_eq!((report.per_class[0].samples, report.per_class[0].recall), (1, 0.0));
+        assert!(report.log_loss < 0.5, "{}", report.log_loss);
+        // Where every fold lacks a class, all samples are judged none the less.
+        let sets: Vec<Vec<u32>> = (0..4).map(|i| vec![i]).collect();
+        let classes = ["a", "b", "c", "d"].map(String::from);
+        let rows = DenseRows::new(&values[..8], 2).unwrap();
+        let samples = LabelSets::new(&rows, &sets, &classes);
+        let (report, folds) =
+            cross_validate_sets(&samples, &options, &Cancel::default(), &mut |_, _| {}).unwrap();
+        assert_eq!((report.samples, report.accuracy, folds), (4, 0.0, vec![0.0; 4]));
+    }
+
+    #[test]
+    fn there_are_no_more_folds_than_samples() {
+        let (values, sets, classes) = with_a_rare_class(12);
+        let rows = DenseRows::new(&values, 2).unwrap();
+        let samples = LabelSets::new(&rows, &sets, &classes);
+        let options = Options { folds: 20, inverse_penalty: Some(1000.0), ..Options::default() };
+        let (report, folds) =
+            cross_validate_sets(&samples, &options, &Cancel::default(), &mut |_, _| {}).unwrap();
+        assert_eq!((report.samples, folds.len()), (12, 12));
+        assert!((report.accuracy - folds.iter().sum::<f64>() / 12.0).abs() < 1e-9, "{folds:?}");
     }
 
     /// Of 100 samples, ten have the class; on the feature it lies nearer to the others than half way.

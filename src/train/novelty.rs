@@ -83,22 +83,6 @@ pub fn threshold(mut held_out: Vec<f32>, rate: f32) -> f32 {
     held_out[held_out.len().saturating_sub(allowed + 1)]
 }
 
-/// Area under the curve of true over false alarms: the probability that an unknown scores above a
-/// known, ties counting half.
-pub fn area_under_curve(known: &[f32], unknown: &[f32]) -> f64 {
-    let mut sorted = known.to_vec();
-    sorted.sort_unstable_by(f32::total_cmp);
-    let wins: f64 = unknown
-        .iter()
-        .map(|score| {
-            let below = sorted.partition_point(|k| k < score);
-            let up_to = sorted.partition_point(|k| k <= score);
-            (below + up_to) as f64 / 2.0
-        })
-        .sum();
-    wins / (known.len().max(1) * unknown.len().max(1)) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,12 +94,6 @@ mod tests {
         let limit = threshold(scores.clone(), 0.05);
         assert_eq!(scores.iter().filter(|s| **s > limit).count(), 5);
         assert_eq!(threshold(Vec::new(), 0.05), f32::MAX);
-    }
-
-    #[test]
-    fn the_area_is_one_for_separate_scores_and_half_for_equal_ones() {
-        assert!((area_under_curve(&[1.0, 2.0], &[3.0, 4.0]) - 1.0).abs() < 1e-12);
-        assert!((area_under_curve(&[1.0, 2.0], &[1.0, 2.0]) - 0.5).abs() < 1e-12);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 
 use super::blocks::read_block;
-use super::folds::stratified;
+use super::folds::{of_samples, split_samples};
 use super::linear_algebra::{Operand, multiply};
 use super::{Samples, TrainError};
 use crate::base::cancel::Cancel;
@@ -45,11 +45,14 @@ impl Default for PerceptronOptions {
 }
 
 const BATCH: usize = 32;
+/// One part in so many tells when to stop.
+const PARTS: usize = 8;
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;
 
-/// Trains on seven eighths of `samples` and keeps the weights with the least loss on the rest.
+/// Trains on seven eighths of `samples` and keeps the weights with the least loss on the rest, but for
+/// changed copies, which are trained on with their original or not at all.
 ///
 /// # Errors
 /// [`TrainError::Invalid`] for options out of range, [`TrainError::Diverged`],
@@ -70,12 +73,7 @@ pub fn fit(
     }
     let (classes, width) = (samples.classes.len(), samples.rows.width());
     let mut random = Pcg64::seed_from_u64(options.seed);
-    let folds = stratified(&samples.labels, classes, 8, options.seed);
-    let (mut kept, held_out): (Vec<usize>, Vec<usize>) =
-        (0..samples.len()).partition(|&i| folds[i] != 0);
-    if kept.is_empty() {
-        kept.clone_from(&held_out);
-    }
+    let (mut kept, held_out) = divided(samples, options.seed);
     let mut network = Network::new(width, options.hidden, classes, &mut random);
     let mut batch = Batch::new(samples, transform, options.label_smoothing);
     let mut best = (f64::INFINITY, network.parameters.clone());
@@ -111,6 +109,21 @@ pub fn fit(
     }
     network.parameters = best.1;
     network.into_perceptron()
+}
+
+/// Which samples are trained on, the only original of a class always, and which tell when to stop.
+fn divided(samples: &Samples<'_>, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let mut assigned = of_samples(samples, PARTS, seed);
+    let mut learnt = vec![false; samples.classes.len()];
+    for (&label, &part) in samples.labels.iter().zip(&assigned) {
+        learnt[label as usize] |= part != 0;
+    }
+    for (&label, part) in samples.labels.iter().zip(&mut assigned) {
+        if !learnt[label as usize] {
+            *part = 1;
+        }
+    }
+    split_samples(samples, &assigned, 0)
 }
 
 /// All parameters in one vector, so that `AdamW` is one loop: hidden weights (hidden x width), hidden
@@ -348,6 +361,37 @@ mod tests {
             let numeric = (loss(2e-3) - loss(-2e-3)) / 4e-3;
             network.parameters[index] = parameter;
             assert!((numeric - f64::from(found)).abs() < 3e-3, "{index}: {numeric} {found}");
+        }
+    }
+
+    #[test]
+    fn copies_do_not_judge_when_to_stop_and_go_with_their_original() {
+        let (values, labels) = corners(80);
+        let rows = DenseRows::new(&values, 2).unwrap();
+        // Samples 40 to 79 are copies of 0 to 39.
+        let labels = [&labels[..40], &labels[..40]].concat();
+        let copy_of = (0..80).map(|i| i % 40).collect();
+        let samples = Samples { copy_of, ..Samples::new(&rows, labels, classes(2)) };
+        for seed in 0..8 {
+            let (kept, held_out) = divided(&samples, seed);
+            assert_eq!((kept.len(), held_out.len()), (70, 5));
+            assert!(held_out.iter().all(|&i| i < 40 && !kept.contains(&(i + 40))));
+        }
+    }
+
+    #[test]
+    fn a_class_of_one_original_is_trained_on_with_its_copies_wherever_it_is_dealt() {
+        let (values, mut labels) = corners(42);
+        let rows = DenseRows::new(&values, 2).unwrap();
+        // The rare class is dealt first; sample 41 is a copy of its only original, 0.
+        labels.iter_mut().for_each(|label| *label += 1);
+        (labels[0], labels[41]) = (0, 0);
+        let copy_of = (0..42).map(|i| if i == 41 { 0 } else { i }).collect();
+        let samples = Samples { copy_of, ..Samples::new(&rows, labels, classes(3)) };
+        for seed in 0..8 {
+            let (kept, held_out) = divided(&samples, seed);
+            assert!(kept.contains(&0) && kept.contains(&41), "{kept:?}");
+            assert!(!held_out.is_empty() && held_out.iter().all(|&i| i != 0 && i != 41));
         }
     }
 

@@ -103,7 +103,7 @@ fn of_kind(kind: Kind, options: &Options) -> Vec<Recipe> {
         penalties.iter().map(|&c| Recipe { inverse_penalty: Some(c), ..recipe }).collect()
     };
     match kind {
-        // Strongest penalty first: each solution is the start of the next.
+        // Strongest penalty first, so that equals are decided for the simpler head.
         Kind::Softmax | Kind::MultiLabel => match (options.inverse_penalty, options.features) {
             (Some(c), _) => penalised(or(UnitLength), &[c]),
             (None, Some(UnitLength)) => penalised(one(UnitLength), &[10.0, 30.0, 100.0]),
@@ -169,7 +169,7 @@ impl Fitted {
     }
 }
 
-/// Fits `recipe`. `start` may be a solution of a like recipe; it saves iterations only.
+/// Fits `recipe` from nothing; `progress` hears of each iteration and its loss, of kinds that have any.
 ///
 /// # Errors
 /// What the kind's own function returns.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::calibration::{Bins, top};
 use super::{Samples, TrainError};
@@ -41,12 +41,20 @@ pub struct Report {
     pub per_class: Vec<ClassScores>,
     /// `confusion[truth][prediction]` counts samples; empty for more than [`CONFUSION_CLASSES`].
     pub confusion: Vec<Vec<u32>>,
-    /// Mean cross-entropy in nats, after the temperature.
+    /// Mean cross-entropy in nats, after the temperature; NaN where an answer is not finite.
+    #[serde(deserialize_with = "number_or_null")]
     pub log_loss: f64,
-    /// Expected calibration error before the temperature, 0 to 1.
+    /// Expected calibration error before the temperature, 0 to 1; NaN as above.
+    #[serde(deserialize_with = "number_or_null")]
     pub ece_before: f64,
-    /// Expected calibration error after the temperature, 0 to 1.
+    /// Expected calibration error after the temperature, 0 to 1; NaN as above.
+    #[serde(deserialize_with = "number_or_null")]
     pub ece_after: f64,
+}
+
+/// JSON has no NaN: it is written as null.
+fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Report {
@@ -157,6 +165,8 @@ pub(super) struct SetTally {
     samples: usize,
     right: usize,
     counts: Vec<Counts>,
+    /// Probabilities that were added.
+    cells: usize,
     loss: f64,
     bins: [(f64, f64); 10],
 }
@@ -164,21 +174,30 @@ pub(super) struct SetTally {
 impl SetTally {
     pub(super) fn new(classes: usize) -> Self {
         let counts = vec![Counts::default(); classes];
-        Self { samples: 0, right: 0, counts, loss: 0.0, bins: [(0.0, 0.0); 10] }
+        Self { samples: 0, right: 0, counts, cells: 0, loss: 0.0, bins: [(0.0, 0.0); 10] }
     }
 
-    /// Adds a sample of the classes `set`; classes beyond the `probabilities` have none.
-    pub(super) fn add(&mut self, set: &[u32], probabilities: &[f32]) {
+    /// Number of classes.
+    pub(super) fn classes(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Adds a sample of the classes `set`, with a probability for each of all classes. One that has
+    /// none is not found, and plays no part in the cross-entropy and the calibration error.
+    pub(super) fn add(&mut self, set: &[u32], probabilities: &[Option<f32>]) {
         let mut whole = true;
-        for (class, count) in self.counts.iter_mut().enumerate() {
-            let probability = probabilities.get(class).copied().unwrap_or(0.0);
-            let (there, found) = (set.contains(&(class as u32)), probability >= 0.5);
-            let of_truth = if there { probability } else { 1.0 - probability };
-            self.loss -= f64::from(of_truth.max(f32::MIN_POSITIVE)).ln();
+        for (class, (count, probability)) in self.counts.iter_mut().zip(probabilities).enumerate() {
+            let there = set.contains(&(class as u32));
+            let found = probability.is_some_and(|probability| probability >= 0.5);
             whole &= there == found;
             count.hits += u32::from(there && found);
             count.samples += u32::from(there);
             count.called += u32::from(found);
+            let &Some(probability) = probability else { continue };
+            let of_truth = if there { probability } else { 1.0 - probability };
+            // Clamped so that what is not a number stays so.
+            self.loss -= f64::from(of_truth.clamp(f32::MIN_POSITIVE, 1.0)).ln();
+            self.cells += 1;
             let bin = &mut self.bins[((probability * 10.0) as usize).min(9)];
             bin.0 += f64::from(probability);
             bin.1 += f64::from(u8::from(there));
@@ -194,7 +213,7 @@ impl SetTally {
 
     /// The report on what was added.
     pub(super) fn report(&self, classes: &[String]) -> Report {
-        let cells = (self.samples * self.counts.len()) as f64;
+        let cells = self.cells as f64;
         let distance: f64 = self.bins.iter().map(|(said, is)| (said - is).abs()).sum();
         Report {
             samples: self.samples,
@@ -229,7 +248,8 @@ pub fn wilson(hits: usize, samples: usize) -> (f64, f64) {
 
 /// Runs `head` over `samples` and reports. Classes are matched by label, so that samples may come
 /// in another order of classes; a label that the head lacks counts as a mistake under the head's
-/// answer and is reported as a class of its own.
+/// answer and is reported as a class of its own; the cross-entropy is then [`f32::MAX`]. It is NaN
+/// where the head answers with a number that is not finite.
 ///
 /// # Errors
 /// [`TrainError::Head`] if the embeddings are of another width, [`TrainError::Cancelled`].
@@ -237,13 +257,17 @@ pub fn evaluate(head: &Head, samples: &Samples<'_>, cancel: &Cancel) -> Result<R
     let (classes, places) = match_classes(head.classes(), &samples.classes);
     let mut tally = Tally::new(classes.len());
     let mut labels = samples.labels.iter();
+    let mut finite = true;
     for_each_logits(head, samples, cancel, |logits| {
+        finite &= logits.iter().all(|logit| logit.is_finite());
         let Some(&label) = labels.next() else { return };
         let scores: Vec<f32> = logits.iter().map(|v| v * head.temperature()).collect();
         tally.add(places[label as usize], &scores, logits);
     })?;
     let mut report = tally.report(&classes);
-    if !report.log_loss.is_finite() {
+    if !finite {
+        report.log_loss = f64::NAN;
+    } else if !report.log_loss.is_finite() {
         report.log_loss = f64::from(f32::MAX);
     }
     Ok(report)
@@ -378,6 +402,31 @@ mod tests {
         assert!((report.per_class[1].precision - 0.5).abs() < 1e-12);
         assert!((report.per_class[0].recall - 2.0 / 3.0).abs() < 1e-12);
         assert!(report.per_class[2].f1.abs() < 1e-12);
+    }
+
+    #[test]
+    fn answers_that_are_not_finite_show_in_the_report_and_in_what_is_stored_of_it() {
+        use crate::heads::{Classifier, Kind, Linear, Matrix, Transform};
+        let classes = ["a", "b"].map(String::from).to_vec();
+        let weights = Matrix::new(2, 1, vec![f32::MAX, 1.0]).unwrap();
+        let classifier = Classifier::Linear(Linear::new(weights, vec![0.0; 2]).unwrap());
+        let head = Head::new(Kind::Softmax, classes.clone(), Transform::default(), classifier);
+        let head = head.unwrap();
+        let report = |value: f32, classes: Vec<String>| {
+            let rows = [value];
+            let rows = crate::train::DenseRows::new(&rows, 1).unwrap();
+            let samples = Samples::new(&rows, vec![0], classes);
+            evaluate(&head, &samples, &Cancel::default()).unwrap()
+        };
+        for strange in [report(2.0, classes.clone()), report(-2.0, vec!["c".into()])] {
+            assert!(strange.log_loss.is_nan(), "{strange:?}");
+            let stored = serde_json::to_string(&strange).unwrap();
+            let read: Report = serde_json::from_str(&stored).unwrap();
+            assert!(read.log_loss.is_nan() && read.samples == 1);
+        }
+        // A label that the head lacks is no fault of its answers.
+        assert_eq!(report(0.5, vec!["c".into()]).log_loss, f64::from(f32::MAX));
+        assert!(report(0.5, classes).log_loss < 1e-6);
     }
 
     #[test]

@@ -8,15 +8,15 @@ use crate::base::cancel::Cancel;
 use crate::heads::check_label;
 
 /// Most classes that are learnt: beyond, weights and their optimiser outgrow the memory of a device.
-pub const MAX_CLASSES: usize = 1000;
+pub const MAX_LEARNT_CLASSES: usize = 1000;
 
 /// Checks that so many classes can be learnt.
 ///
 /// # Errors
 /// [`TrainError::TooManyClasses`].
 pub fn check_class_count(classes: usize) -> Result<(), TrainError> {
-    if classes > MAX_CLASSES {
-        return Err(TrainError::TooManyClasses { classes, most: MAX_CLASSES });
+    if classes > MAX_LEARNT_CLASSES {
+        return Err(TrainError::TooManyClasses { classes, most: MAX_LEARNT_CLASSES });
     }
     Ok(())
 }
@@ -134,6 +134,17 @@ impl<'a> Samples<'a> {
         blocks::check_finite(self.rows, cancel)
     }
 
+    /// The same samples, of classes that count alike if `balance`.
+    pub(super) fn weighted(&self, balance: bool) -> Self {
+        Self {
+            rows: self.rows,
+            labels: self.labels.clone(),
+            weights: if balance { balanced_weights(self) } else { self.weights.clone() },
+            classes: self.classes.clone(),
+            copy_of: self.copy_of.clone(),
+        }
+    }
+
     /// The samples at `indices`, whose rows `subset` must read.
     pub fn pick<'b>(&self, subset: &'b Subset<'b>, indices: &[usize]) -> Samples<'b> {
         let copy_of = if self.copy_of.is_empty() {
@@ -157,13 +168,18 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// How much each sample counts so that every class counts alike: `n / (classes * count)` times the
-/// sample's own weight, as scikit-learn's `class_weight="balanced"`.
+/// How much each sample counts so that every class counts alike: its own weight times
+/// `w / (classes * w of its class)`, `w` the sum of weights. Where samples count alike this is
+/// scikit-learn's `class_weight="balanced"`.
 pub fn balanced_weights(samples: &Samples<'_>) -> Vec<f32> {
-    let counts = samples.counts();
-    let share = samples.len() as f32 / counts.len() as f32;
-    let factor = |label: u32| share / counts[label as usize] as f32;
-    (0..samples.len()).map(|i| samples.weight(i) * factor(samples.labels[i])).collect()
+    let own = |index| f64::from(samples.weight(index));
+    let mut of_class = vec![0.0_f64; samples.classes.len()];
+    for (index, &label) in samples.labels.iter().enumerate() {
+        of_class[label as usize] += own(index);
+    }
+    let share = of_class.iter().sum::<f64>() / of_class.len() as f64;
+    let balanced = |index| (own(index) * share / of_class[samples.labels[index] as usize]) as f32;
+    (0..samples.len()).map(balanced).collect()
 }
 
 #[cfg(test)]
@@ -186,13 +202,13 @@ mod tests {
 
     #[test]
     fn as_many_classes_as_are_allowed_are_learnt_and_one_more_is_refused_with_its_reason() {
-        let (values, labels, classes) = many(MAX_CLASSES + 1);
+        let (values, labels, classes) = many(MAX_LEARNT_CLASSES + 1);
         let rows = DenseRows::new(&values, 16).unwrap();
         let refused = Samples::new(&rows, labels, classes).check(&Cancel::default());
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("1001 different labels") && refused.contains("at most 1000"));
 
-        let (values, labels, classes) = many(MAX_CLASSES);
+        let (values, labels, classes) = many(MAX_LEARNT_CLASSES);
         let rows = DenseRows::new(&values, 16).unwrap();
         let samples = Samples::new(&rows, labels, classes);
         let options = Options { kind: Some(crate::heads::Kind::Prototype), ..Options::default() };
@@ -200,8 +216,27 @@ mod tests {
         let trained = fit(&samples, &options, &cancel, &mut |_| {}).unwrap();
         let report = evaluate(&trained.head, &samples, &cancel).unwrap();
         assert!(report.accuracy > 0.9, "{}", report.accuracy);
-        assert_eq!(report.per_class.len(), MAX_CLASSES);
-        assert!(MAX_CLASSES > CONFUSION_CLASSES && report.confusion.is_empty());
+        assert_eq!(report.per_class.len(), MAX_LEARNT_CLASSES);
+        assert!(MAX_LEARNT_CLASSES > CONFUSION_CLASSES && report.confusion.is_empty());
+    }
+
+    #[test]
+    fn balanced_classes_count_alike_whatever_the_weights_of_their_samples() {
+        let values = vec![0.0_f32; 20];
+        let rows = DenseRows::new(&values, 1).unwrap();
+        // Ten samples that count once, and ten that count nine times.
+        let labels = (0..20).map(|i| i / 10).collect();
+        let mut samples = Samples::new(&rows, labels, vec!["a".into(), "b".into()]);
+        samples.weights = (0..20).map(|i| if i < 10 { 1.0 } else { 9.0 }).collect();
+        let weights = balanced_weights(&samples);
+        let sums = weights.chunks(10).map(|class| class.iter().sum::<f32>());
+        assert!(sums.into_iter().all(|sum| (sum - 50.0).abs() < 1e-3), "{weights:?}");
+        // Within a class samples keep their ratio.
+        samples.weights[0] = 3.0;
+        let weights = balanced_weights(&samples);
+        assert!((weights[0] / weights[1] - 3.0).abs() < 1e-6, "{weights:?}");
+        samples.weights.clear();
+        assert_eq!(balanced_weights(&samples), vec![1.0; 20]);
     }
 
     #[test]

@@ -3,25 +3,18 @@
 //! within classes. A sample is learnt by one rank-one update; after any number of samples the
 //! discriminant equals that of the batch.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-
-use safetensors::tensor::{Dtype, SafeTensors, View};
-
 use super::calibration::fit_temperature;
 use super::covariance::Scatter;
 use super::lda::{Shrinkage, discriminant, intensity};
-use super::{Samples, TrainError, novelty};
+use super::{MAX_LEARNT_CLASSES, Samples, TrainError, novelty};
 use crate::base::cancel::Cancel;
 use crate::heads::{
-    Classifier, Head, HeadError, Kind, Linear, MAX_CLASSES, Matrix, Novelty, NoveltyScore, Step,
-    Transform, check_label, log_sum_exp,
+    Classifier, Head, HeadError, Kind, Linear, Matrix, Novelty, NoveltyScore, Step, Transform,
+    check_label, log_sum_exp,
 };
 
 /// Widest embedding whose covariance is kept (a 4096-wide one takes 128 MiB).
 const MAX_WIDTH: usize = 4096;
-const METADATA_KEY: &str = "graftd";
-const FORMAT: &str = "streaming-lda-1";
 
 /// Everything that streaming LDA knows of the samples it has seen, in f64.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,12 +66,13 @@ impl StreamingLda {
         &self.counts
     }
 
-    /// Learns one sample: at most 2 ms for an embedding 1280 wide. A new label makes a new class.
+    /// Learns one sample: at most 2 ms for an embedding 1280 wide. A new label makes a new class;
+    /// beyond [`MAX_LEARNT_CLASSES`] its samples are passed over. Whether the sample was learnt.
     ///
     /// # Errors
     /// [`TrainError::Head`] for a wrong width or a label that cannot be used,
-    /// [`TrainError::NotFinite`], [`TrainError::Invalid`] for too many classes.
-    pub fn add(&mut self, embedding: &[f32], label: &str) -> Result<(), TrainError> {
+    /// [`TrainError::NotFinite`].
+    pub fn add(&mut self, embedding: &[f32], label: &str) -> Result<bool, TrainError> {
         if embedding.len() != self.width {
             let found = embedding.len();
             return Err(HeadError::Width { expected: self.width, found }.into());
@@ -86,7 +80,7 @@ impl StreamingLda {
         if let Some(column) = embedding.iter().position(|v| !v.is_finite()) {
             return Err(TrainError::NotFinite { row: 0, column });
         }
-        let class = self.class_of(label)?;
+        let Some(class) = self.class_of(label)? else { return Ok(false) };
         let mut x = embedding.to_vec();
         Self::transform().apply(&mut x);
         let count = self.counts[class];
@@ -110,7 +104,7 @@ impl StreamingLda {
                 start += row + 1;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The discriminant of all samples so far, on embeddings of length 1, and its classes' order is
@@ -177,89 +171,19 @@ impl StreamingLda {
         }
     }
 
-    fn class_of(&mut self, label: &str) -> Result<usize, TrainError> {
+    /// The class of a label, a new one for a new label while there is room.
+    fn class_of(&mut self, label: &str) -> Result<Option<usize>, TrainError> {
         if let Some(class) = self.classes.iter().position(|known| known == label) {
-            return Ok(class);
+            return Ok(Some(class));
         }
         check_label(label)?;
-        if self.classes.len() == MAX_CLASSES {
-            return Err(TrainError::Invalid(format!("more than {MAX_CLASSES} classes")));
+        if self.classes.len() == MAX_LEARNT_CLASSES {
+            return Ok(None);
         }
         self.classes.push(label.to_owned());
         self.counts.push(0.0);
         self.means.resize(self.means.len() + self.width, 0.0);
-        Ok(self.classes.len() - 1)
-    }
-
-    /// The statistics as a safetensors file.
-    ///
-    /// # Errors
-    /// [`TrainError::Invalid`] if the labels cannot be written as JSON.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, TrainError> {
-        let json = serde_json::json!({"format": FORMAT, "classes": self.classes});
-        let metadata = HashMap::from([(METADATA_KEY.to_owned(), json.to_string())]);
-        let classes = self.classes.len();
-        let tensors = [
-            ("counts", Doubles { shape: vec![classes], values: &self.counts }),
-            ("means", Doubles { shape: vec![classes, self.width], values: &self.means }),
-            ("scatter", Doubles { shape: vec![self.scatter.len()], values: &self.scatter }),
-        ];
-        safetensors::serialize(tensors, Some(metadata))
-            .map_err(|e| TrainError::Invalid(e.to_string()))
-    }
-
-    /// Reads what [`StreamingLda::to_bytes`] wrote.
-    ///
-    /// # Errors
-    /// [`TrainError::Invalid`] for anything else, also if damaged.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, TrainError> {
-        let bad = |reason: String| {
-            TrainError::Invalid(format!("these are not the statistics of streaming LDA: {reason}"))
-        };
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| bad(e.to_string()))?;
-        let json: serde_json::Value = metadata
-            .metadata()
-            .as_ref()
-            .and_then(|map| map.get(METADATA_KEY))
-            .and_then(|text| serde_json::from_str(text).ok())
-            .ok_or_else(|| bad("no description".into()))?;
-        if json["format"] != FORMAT {
-            return Err(bad("unknown format".into()));
-        }
-        let classes: Vec<String> =
-            serde_json::from_value(json["classes"].clone()).map_err(|e| bad(e.to_string()))?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(e.to_string()))?;
-        let read = |name: &str| -> Result<(Vec<usize>, Vec<f64>), TrainError> {
-            let view = tensors.tensor(name).map_err(|e| bad(e.to_string()))?;
-            let (words, _) = view.data().as_chunks::<8>();
-            let values: Vec<f64> = words.iter().map(|w| f64::from_le_bytes(*w)).collect();
-            if view.dtype() != Dtype::F64 || values.iter().any(|v| !v.is_finite()) {
-                return Err(bad(format!("{name} is not finite numbers")));
-            }
-            Ok((view.shape().to_vec(), values))
-        };
-        let (_, counts) = read("counts")?;
-        let (shape, means) = read("means")?;
-        let (_, scatter) = read("scatter")?;
-        let width = shape.get(1).copied().unwrap_or(0);
-        let mut statistics = Self::new(width)?;
-        let fits = shape == [classes.len(), width]
-            && counts.len() == classes.len()
-            && counts.iter().all(|n| *n >= 1.0)
-            && scatter.len() == statistics.scatter.len();
-        if !fits {
-            return Err(bad("its parts do not fit each other".into()));
-        }
-        for label in &classes {
-            statistics.class_of(label)?;
-        }
-        if statistics.classes.len() != classes.len() {
-            return Err(bad("a label occurs twice".into()));
-        }
-        statistics.counts = counts;
-        statistics.means = means;
-        statistics.scatter = scatter;
-        Ok(statistics)
+        Ok(Some(self.classes.len() - 1))
     }
 }
 
@@ -298,26 +222,6 @@ fn calibrated(
     let threshold = novelty::threshold(energies, false_alarm_rate);
     let novelty = Novelty { score: NoveltyScore::Energy, threshold, false_alarm_rate };
     Ok(head.with_temperature(temperature)?.with_novelty(novelty)?)
-}
-
-struct Doubles<'a> {
-    shape: Vec<usize>,
-    values: &'a [f64],
-}
-
-impl View for Doubles<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F64
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.iter().flat_map(|v| v.to_le_bytes()).collect())
-    }
-    fn data_len(&self) -> usize {
-        std::mem::size_of_val(self.values)
-    }
 }
 
 #[cfg(test)]
@@ -379,16 +283,16 @@ mod tests {
     }
 
     #[test]
-    fn statistics_survive_a_save_and_go_on_as_if_nothing_had_happened() {
-        let mut kept = learnt(20);
-        let bytes = kept.to_bytes().unwrap();
-        let mut loaded = StreamingLda::from_bytes(&bytes).unwrap();
-        kept.add(&embedding(20), "new").unwrap();
-        loaded.add(&embedding(20), "new").unwrap();
-        assert_eq!(kept, loaded);
-        for end in 0..bytes.len() {
-            assert!(StreamingLda::from_bytes(&bytes[..end]).is_err());
+    fn a_sample_of_one_class_more_than_can_be_learnt_is_passed_over_and_the_others_go_on() {
+        let mut streaming = StreamingLda::new(1).unwrap();
+        for class in 0..MAX_LEARNT_CLASSES {
+            assert!(streaming.add(&[1.0], &format!("class {class}")).unwrap());
         }
+        let before = streaming.clone();
+        assert!(!streaming.add(&[1.0], "one more").unwrap());
+        assert_eq!(streaming, before);
+        assert!(streaming.add(&[1.0], "class 7").unwrap());
+        assert_eq!(streaming.counts()[7], 2.0);
     }
 
     #[test]

@@ -412,9 +412,10 @@ impl Learner {
                 cancel.check()?;
                 if let [label] = sample.labels.as_slice() {
                     let values: Vec<f32> = row.iter().map(|half| half.to_f32()).collect();
-                    self.statistics.add(&values, label)?;
-                    self.samples += 1;
-                    self.learnt.add(&sample.id, label);
+                    if self.statistics.add(&values, label)? {
+                        self.samples += 1;
+                        self.learnt.add(&sample.id, label);
+                    }
                 }
             }
         }

@@ -150,6 +150,8 @@ fn percent(share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::cancel::Cancel;
+    use crate::{heads, train};
 
     fn report(right: [u32; 2], of: u32) -> Report {
         let classes = ["a", "b"].map(String::from);
@@ -162,8 +164,7 @@ mod tests {
                 scores.extend((0..2).map(|c| if c == said { 1.0_f32 } else { 0.0 }));
             }
         }
-        Report::new(&classes, &labels, &scores, 1.0, &crate::base::cancel::Cancel::default())
-            .unwrap()
+        Report::new(&classes, &labels, &scores, 1.0, &Cancel::default()).unwrap()
     }
 
     fn rival(role: Role, report: &Report) -> Rival {
@@ -192,8 +193,16 @@ mod tests {
 
     #[test]
     fn answers_that_are_not_finite_never_go_live_under_if_better() {
-        let mut broken = report([100, 100], 100);
-        broken.log_loss = f64::NAN;
+        // Finite parameters, and a score beyond what f32 holds.
+        let weights = heads::Matrix::new(2, 1, vec![f32::MAX, 1.0]).unwrap();
+        let linear = heads::Linear::new(weights, vec![0.0; 2]).unwrap();
+        let (classes, none) = (["a", "b"].map(String::from).to_vec(), heads::Transform::default());
+        let classifier = heads::Classifier::Linear(linear);
+        let head = heads::Head::new(heads::Kind::Softmax, classes.clone(), none, classifier);
+        let rows = train::DenseRows::new(&[2.0], 1).unwrap();
+        let samples = train::Samples::new(&rows, vec![0], classes);
+        let broken = train::evaluate(&head.unwrap(), &samples, &Cancel::default()).unwrap();
+        assert_eq!(broken.accuracy, 1.0);
         assert!(!better(&broken, &report([1, 1], 100)).promote);
         assert!(!decide(&Promotion::default(), Some(&broken), None).promote);
     }

@@ -5,15 +5,18 @@ mod duplicates;
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 pub use advice::advice;
 pub use duplicates::{Duplicate, DuplicateGroup, groups};
 
-use super::fit::{Options, select};
+use super::calibration::top;
+use super::fit::{Options, ROUGH, Selection, select};
 use super::progress::{Meter, Phase};
-use super::recipe::candidates;
-use super::{MAX_CLASSES, Samples, TrainError, blocks};
+use super::recipe::{self, candidates};
+use super::rows::Subset;
+use super::{MAX_LEARNT_CLASSES, Samples, TrainError, blocks};
 use crate::base::cancel::Cancel;
 use crate::heads::{Kind, softmax};
 
@@ -98,7 +101,8 @@ pub struct Diagnosis {
     pub flaws: Vec<(usize, Flaw)>,
     /// Truth, prediction and how often, the most frequent first.
     pub confused: Vec<(usize, usize, u32)>,
-    /// Share right over cross-validation folds; `None` where a class has a single sample.
+    /// Share that heads which had not seen the sample are right about; `None` where a class has a
+    /// single sample.
     pub accuracy: Option<f64>,
 }
 
@@ -122,7 +126,7 @@ pub fn examine(
     let numbers = samples.counts();
     let (least, most) =
         numbers.iter().fold((usize::MAX, 0), |(low, high), &n| (low.min(n), high.max(n)));
-    let can_be_judged = least >= 2 && (2..=MAX_CLASSES).contains(&numbers.len());
+    let can_be_judged = least >= 2 && (2..=MAX_LEARNT_CLASSES).contains(&numbers.len());
     let (doubts, confused, accuracy) =
         if can_be_judged { judge(samples, seed, cancel)? } else { (Vec::new(), Vec::new(), None) };
     Ok(Diagnosis {
@@ -161,7 +165,8 @@ fn flaws(facts: &[Option<PhotographFacts>]) -> Vec<(usize, Flaw)> {
 type Judgement = (Vec<Doubt>, Vec<(usize, usize, u32)>, Option<f64>);
 
 /// Confident learning (Northcutt et al. 2021): a label is doubtful where a head that had not seen
-/// the sample is surer of another class than it is, on average, of that class's own samples.
+/// the sample is surer of another class than it is, on average, of that class's own samples. Labels of
+/// classes that this head does not know are not judged.
 fn judge(samples: &Samples<'_>, seed: u64, cancel: &Cancel) -> Result<Judgement, TrainError> {
     let classes = samples.classes.len();
     let options = Options {
@@ -173,40 +178,63 @@ fn judge(samples: &Samples<'_>, seed: u64, cancel: &Cancel) -> Result<Judgement,
     let mut nobody = |_| {};
     let meter = Meter::new(Phase::Selecting, 1.0, &mut nobody);
     let held_out = select(samples, &candidates(&options), &options, cancel, &meter)?;
-    let probabilities: Vec<Vec<f32>> = held_out
-        .scores
-        .chunks_exact(classes)
-        .map(|row| {
-            let scaled: Vec<f32> = row.iter().map(|v| v / held_out.temperature).collect();
-            softmax(&scaled)
-        })
-        .collect();
-    let label = |at: usize| samples.labels[held_out.chosen[at]] as usize;
-    let mut own = vec![(0.0_f32, 0_u32); classes];
-    for (at, row) in probabilities.iter().enumerate() {
-        own[label(at)].0 += row[label(at)];
-        own[label(at)].1 += 1;
+    let rows = held_out.chosen.iter().zip(held_out.scores.chunks_exact(classes));
+    let mut said: Vec<Doubt> =
+        rows.map(|(&sample, row)| says(samples, sample, row, held_out.temperature)).collect();
+    said.extend(of_the_rest(samples, &held_out, &options, cancel)?);
+    said.retain(|said| held_out.known[said.labelled]);
+    let mut own = vec![(0.0_f64, 0_u32); classes];
+    for said in &said {
+        own[said.labelled].0 += f64::from(said.label_probability);
+        own[said.labelled].1 += 1;
     }
-    let usual: Vec<f32> = own.iter().map(|(sum, n)| sum / (*n).max(1) as f32).collect();
-    let mut doubts = Vec::new();
-    for (at, row) in probabilities.iter().enumerate() {
-        let likely = super::calibration::top(row);
-        if likely != label(at) && row[likely] >= usual[likely] {
-            let (sample, labelled) = (held_out.chosen[at], label(at));
-            doubts.push(Doubt {
-                sample,
-                labelled,
-                likely,
-                confidence: row[likely],
-                label_probability: row[labelled],
-            });
-        }
-    }
+    let usual: Vec<f64> = own.iter().map(|&(sum, n)| sum / f64::from(n.max(1))).collect();
+    let right = said.iter().filter(|said| said.likely == said.labelled).count();
+    let confused = most_confused(said.iter().map(|said| (said.labelled, said.likely)));
+    let mut doubts = said;
+    doubts.retain(|said| {
+        said.likely != said.labelled && f64::from(said.confidence) >= usual[said.likely]
+    });
     doubts.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(a.sample.cmp(&b.sample)));
     doubts.truncate(MAX_FINDINGS);
-    let pairs = probabilities.iter().enumerate();
-    let pairs = pairs.map(|(at, row)| (label(at), super::calibration::top(row)));
-    Ok((doubts, most_confused(pairs), Some(held_out.report.accuracy)))
+    Ok((doubts, confused, Some(right as f64 / samples.len() as f64)))
+}
+
+/// What the scores of a sample say of its label.
+fn says(samples: &Samples<'_>, sample: usize, scores: &[f32], temperature: f32) -> Doubt {
+    let scaled: Vec<f32> = scores.iter().map(|v| v / temperature).collect();
+    let probabilities = softmax(&scaled);
+    let (labelled, likely) = (samples.labels[sample] as usize, top(&probabilities));
+    let (confidence, label_probability) = (probabilities[likely], probabilities[labelled]);
+    Doubt { sample, labelled, likely, confidence, label_probability }
+}
+
+/// Where cross-validation looked at a part of very many samples, what a head that learnt this part says
+/// of all others.
+fn of_the_rest(
+    samples: &Samples<'_>,
+    held_out: &Selection,
+    options: &Options,
+    cancel: &Cancel,
+) -> Result<Vec<Doubt>, TrainError> {
+    let mut is_learnt = vec![false; samples.len()];
+    held_out.chosen.iter().for_each(|&index| is_learnt[index] = true);
+    let rest: Vec<usize> = (0..samples.len()).filter(|&index| !is_learnt[index]).collect();
+    if rest.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = Subset::new(samples.rows, &held_out.chosen);
+    let part = samples.pick(&rows, &held_out.chosen);
+    let fitted = recipe::fit(&held_out.recipe, &part, options, ROUGH, cancel, &mut |_, _| {})?;
+    let blocks = rest.par_chunks(blocks::BLOCK_ROWS).map(|block| {
+        let rows = Subset::new(samples.rows, block);
+        let scores = fitted.scores(&samples.pick(&rows, block), cancel)?;
+        let rows = block.iter().zip(scores.chunks_exact(samples.classes.len()));
+        Ok(rows
+            .map(|(&sample, row)| says(samples, sample, row, held_out.temperature))
+            .collect::<Vec<_>>())
+    });
+    Ok(blocks.collect::<Result<Vec<_>, TrainError>>()?.concat())
 }
 
 /// The pairs of classes that are mistaken for each other most: truth, prediction, how often.
@@ -254,6 +282,25 @@ mod tests {
         let doubted: Vec<usize> = diagnosis.doubts.iter().map(|d| d.sample).collect();
         assert!(doubted.contains(&50) && doubted.contains(&40), "{doubted:?}");
         assert!(doubted.len() <= 4, "{doubted:?}");
+    }
+
+    #[test]
+    fn every_label_is_judged_of_more_samples_than_cross_validation_looks_at() {
+        let count = 9000;
+        let row = |i: usize| (0..4).map(move |j| noise(i, j) + 2.0 * f32::from(j % 2 == i % 2));
+        let values: Vec<f32> = (0..count).flat_map(row).collect();
+        let rows = DenseRows::new(&values, 4).unwrap();
+        let mut labels: Vec<u32> = (0..count).map(|i| (i % 2) as u32).collect();
+        let wrong: Vec<usize> = (7..count).step_by(450).collect();
+        wrong.iter().for_each(|&i| labels[i] = 1 - labels[i]);
+        // Of a class with one sample no head that judges it knows anything.
+        labels[0] = 2;
+        let samples = Samples::new(&rows, labels, ["a", "b", "c"].map(String::from).to_vec());
+        let (doubts, confused, accuracy) = judge(&samples, 0, &Cancel::default()).unwrap();
+        assert!(!doubts.is_empty() && doubts.iter().all(|doubt| wrong.contains(&doubt.sample)));
+        // Each wrong label is taken for what it ought to be, wherever it is.
+        assert_eq!(confused.iter().map(|(_, _, count)| count).sum::<u32>(), 20);
+        assert!((accuracy.unwrap() - (1.0 - 21.0 / count as f64)).abs() < 1e-9, "{accuracy:?}");
     }
 
     #[test]
