@@ -24,7 +24,6 @@ mod preprocess;
 mod preprocessing;
 mod quality;
 mod resize;
-mod thumbnail;
 
 pub use augment::augmented;
 pub use colormap::ColorMap;

@@ -151,15 +151,9 @@ impl Picture {
         if longer <= longest {
             return Ok(Cow::Borrowed(self));
         }
-        let share = f64::from(longest) / f64::from(longer);
-        let [width, height] =
-            [self.width, self.height].map(|side| ((f64::from(side) * share).round() as u32).max(1));
-        let geometry = Geometry {
-            source: [0.0, 0.0, f64::from(self.width), f64::from(self.height)],
-            target: Target { x: 0, y: 0, width, height },
-        };
+        let geometry = Geometry::new(ResizePolicy::Pad, self.width, self.height, longest.max(1));
         let pixels = Resampler::default().resample(self, &geometry)?.to_vec();
-        Picture::new(width, height, pixels).map(Cow::Owned)
+        Picture::new(geometry.target.width, geometry.target.height, pixels).map(Cow::Owned)
     }
 }
 

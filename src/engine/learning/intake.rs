@@ -223,7 +223,7 @@ impl Learning {
 
 /// The small picture, encoded, that a dataset keeps which keeps no photographs.
 pub(super) fn thumbnail(picture: &Picture) -> Result<Vec<u8>, EngineError> {
-    let small = picture.thumbnail(THUMBNAIL)?;
+    let small = picture.at_most(THUMBNAIL)?;
     Ok(vision::encode(&small, ImageFormat::Jpeg { quality: THUMBNAIL_QUALITY })?)
 }
 
