@@ -358,18 +358,16 @@ fn hits<'a>(
 
 /// Of the recipes whose accuracy lies within one standard error of the best (Breiman et al. 1984,
 /// "Classification and regression trees", section 3.4.3) the one with the least cross-entropy, which
-/// a few samples cannot turn; of equals the one that comes first, which is the simpler.
+/// a few samples cannot turn; of equals the one that comes first, which is the simpler. Equal are those
+/// that differ by less than one nat over all samples, "not worth more than a bare mention" (Kass and
+/// Raftery 1995, "Bayes factors", section 3.2): where all is right, as much as nothing tells them apart.
 fn best_of(trials: &[Trial], samples: usize) -> usize {
     let most = trials.iter().map(|trial| trial.accuracy).fold(0.0, f64::max);
     let error = (most * (1.0 - most) / samples.max(1) as f64).sqrt();
-    let mut best = None::<usize>;
-    for (index, trial) in trials.iter().enumerate() {
-        let eligible = trial.accuracy >= most - error;
-        if eligible && best.is_none_or(|best| trial.log_loss < trials[best].log_loss) {
-            best = Some(index);
-        }
-    }
-    best.unwrap_or(0)
+    let eligible = |trial: &&Trial| trial.accuracy >= most - error;
+    let losses = trials.iter().filter(eligible).map(|trial| trial.log_loss);
+    let least = losses.fold(f64::INFINITY, f64::min) + 1.0 / samples.max(1) as f64;
+    trials.iter().position(|trial| eligible(&trial) && trial.log_loss < least).unwrap_or(0)
 }
 
 fn reason(trials: &[Trial], best: usize, folds: usize) -> String {
@@ -540,6 +538,14 @@ mod tests {
         assert!(said.contains("95.0 %") && said.contains("one standard error"), "{said}");
         let alone = reason(&trials[2..], 0, 5);
         assert!(!alone.contains("standard error"), "{alone}");
+    }
+
+    #[test]
+    fn a_cross_entropy_that_is_less_by_no_more_than_one_sample_does_not_outweigh_a_simpler_recipe()
+    {
+        let trials = [trial(Kind::Prototype, 1.0, 0.019), trial(Kind::Softmax, 1.0, 0.010)];
+        assert_eq!(best_of(&trials, 100), 0);
+        assert_eq!(best_of(&trials, 1000), 1);
     }
 
     /// Two classes on a line, 200 samples of the common one and 20 of the rare one, which overlap.
