@@ -81,10 +81,10 @@ pub struct Follow {
     pub promotion: Promotion,
     /// Samples that this version learnt.
     pub samples: u64,
-    /// The last of them, as [`store::SampleKey::to_token`]; 0 before the first.
+    /// The last of them, as [`crate::store::SampleKey::to_token`]; 0 before the first.
     pub through: u64,
-    /// What it learnt of them, see [`Learnt`]: a label that was corrected changes neither of the above.
-    /// `None` in records of older versions.
+    /// A digest of their ids and labels, in the order of arrival: a label that was corrected changes
+    /// neither of the above. `None` in records of older versions.
     #[serde(default)]
     pub learnt: Option<String>,
 }
