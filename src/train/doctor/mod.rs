@@ -12,10 +12,11 @@ pub use advice::advice;
 pub use duplicates::{Duplicate, DuplicateGroup, groups};
 
 use super::calibration::top;
-use super::fit::{Options, ROUGH, Selection, select};
+use super::fit::Options;
 use super::progress::{Meter, Phase};
 use super::recipe::{self, candidates};
 use super::rows::Subset;
+use super::selection::{ROUGH, Selection, select};
 use super::{MAX_LEARNT_CLASSES, Samples, TrainError, blocks};
 use crate::base::cancel::Cancel;
 use crate::heads::{Kind, softmax};
